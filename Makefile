@@ -1,0 +1,75 @@
+# Commands of the project; `make` lists them. Everything runs inside .venv, which `make setup` builds
+# from the hash-locked requirements (torch is a step of its own: see requirements/README.md).
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK ?= requirements/dev.lock
+STAMP := $(VENV)/.stamp
+# Where torch comes from: empty means the package index that pip is set up with.
+TORCH_INDEX ?=
+TORCH := torch==2.13.0
+HOST_HOME ?= home
+PORT ?= 8000
+DATA ?=
+OUT ?= docs/quality
+SEEDS ?= 0
+RECIPE ?=
+BACKBONE ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check format lock openapi sample-model bench-quality bench-search clean
+
+help: ## List the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+setup: $(STAMP) ## Make .venv and install the pinned dependencies (nothing to do when up to date)
+
+$(STAMP): pyproject.toml $(LOCK)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	$(BIN)/python -c 'import sys; assert sys.version_info >= (3, 11), f"Python 3.11 or newer is needed, got {sys.version}"'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(LOCK)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $(STAMP)
+
+run: setup ## Prepare the sample corpus and model, index them and serve on 127.0.0.1:8000
+	$(BIN)/hashguard demo --home $(HOST_HOME) --port $(PORT)
+
+test: check ## Everything that CI runs: make check, then pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -q
+
+check: setup ## ruff, mypy strict, import contracts, house gauge
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest -q tests/architecture -p no:cacheprovider
+
+format: setup ## Format and mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: ## Resolve requirements/*.lock anew from pyproject.toml
+	cd requirements && sh lock.sh
+
+openapi: setup ## Write docs/openapi.json from the code
+	$(BIN)/python -m service.api.openapi docs/openapi.json
+
+sample-model: setup ## Train the sample model that the package ships (about 5 minutes on 2 cores)
+	rm -rf runs/sample
+	$(BIN)/hashguard data sample runs/sample/data --pairs 6000 --seed 1
+	$(BIN)/hashguard train --data runs/sample/data --name sample --bits 64 --seed 0 --out runs/sample/models
+	rm -rf service/assets/models/sample
+	mkdir -p service/assets/models
+	cp -r runs/sample/models/sample service/assets/models/sample
+
+bench-quality: setup ## Retrieval quality on a manifest folder: DATA=DIR [RECIPE=NAME] [BACKBONE=DIR] [SEEDS=0,1]
+	$(BIN)/python -m bench.quality --data $(DATA) --out $(OUT) --seeds $(SEEDS) \
+	    $(if $(RECIPE),--recipe $(RECIPE)) $(if $(BACKBONE),--backbone $(BACKBONE))
+
+bench-search: setup ## Search and bulk-add speed against raw Faiss in the same process
+	$(BIN)/python -m bench.search
+
+clean: ## Remove what the other commands made, the virtual environment included
+	rm -rf $(VENV) home build .mypy_cache .ruff_cache .pytest_cache .hypothesis
