@@ -1,0 +1,1 @@
+"""Binary codes, exact order, index backends and generations (the NumPy side)."""

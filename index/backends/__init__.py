@@ -1,0 +1,1 @@
+"""Backends behind the BinaryIndex protocol, one file each."""
