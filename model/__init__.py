@@ -1,0 +1,1 @@
+"""Hashing models: data, hashers, training, artefacts and inference (the torch side)."""

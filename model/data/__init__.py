@@ -1,0 +1,1 @@
+"""Manifest folders, importers, the drawn sample set and text handling."""
