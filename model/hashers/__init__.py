@@ -1,0 +1,1 @@
+"""Image and text towers that share one Hamming space."""

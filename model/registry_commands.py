@@ -1,0 +1,69 @@
+"""`hashguard model list | show | verify`: what lies in a folder of models; weights are only hashed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from model.artefact import ModelCard, find_model, full_card, scan_models, verify
+from model.data.console import errors_end_the_command, show_json, show_line, show_table
+
+app = typer.Typer(name="model", help="Trained models: list, show and verify artefacts.", no_args_is_help=True)
+
+Home = Annotated[
+    Path, typer.Option("--home", envvar="HASHGUARD_HOME", help="Home folder; its models/ is looked at.")
+]
+Models = Annotated[Path | None, typer.Option("--models", help="A folder of models, in place of the home's.")]
+Wanted = Annotated[
+    str, typer.Argument(help='"name/version", "name" (its newest) or "latest".', metavar="MODEL")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+DEFAULT_HOME = Path("hashguard-home")
+
+
+@app.command("list")
+def list_command(home: Home = DEFAULT_HOME, models: Models = None, as_json: Json = False) -> None:
+    """List the models; damaged ones are named and make the exit status 1."""
+    cards, errors = scan_models(models or home / "models")
+    if as_json:
+        show_json({"models": [card.public() for card in cards], "errors": [str(error) for error in errors]})
+    else:
+        show_table(f"{len(cards)} model(s)", ("model", "what"), [_row(card) for card in cards])
+        for error in errors:
+            show_line(f"damaged: {error}")
+    if errors:
+        raise typer.Exit(1)
+
+
+@app.command()
+def show(model: Wanted, home: Home = DEFAULT_HOME, models: Models = None, as_json: Json = False) -> None:
+    """Show a model's card, with the line that says where it breaks."""
+    with errors_end_the_command():
+        card = full_card(find_model(models or home / "models", model))
+    if as_json:
+        show_json(card)
+    else:
+        show_line(card["readme"])
+        show_line(f"digest {card['digest']}")
+
+
+@app.command("verify")
+def verify_command(
+    model: Wanted, home: Home = DEFAULT_HOME, models: Models = None, as_json: Json = False
+) -> None:
+    """Compare every file of a model with its manifest; exit status 1 when one differs."""
+    with errors_end_the_command():
+        card = verify(find_model(models or home / "models", model).folder)
+    if as_json:
+        show_json({"model": f"{card.name}/{card.version}", "ok": True, "digest": card.digest})
+    else:
+        show_line(f"{card.name}/{card.version}: all files are as the manifest says; digest {card.digest}")
+
+
+def _row(card: ModelCard) -> tuple[str, str]:
+    defence = card.manifest["defence"].get("name", "none")
+    sides = " and ".join(sorted(card.modalities))
+    return f"{card.name}/{card.version}", f"{card.bits} bits, {sides}, defence {defence}, {card.created}"
