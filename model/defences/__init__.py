@@ -1,0 +1,1 @@
+"""Defences as recipes of named loss terms."""

@@ -1,0 +1,1 @@
+"""Loss terms of hashing, each a small callable module."""

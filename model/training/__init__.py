@@ -1,0 +1,1 @@
+"""The generic training loop, its recipes and its checkpoints."""
