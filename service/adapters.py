@@ -1,0 +1,207 @@
+"""The model and index packages behind the ports of the use cases; used by `service/wiring.py` alone.
+
+Here bits are packed (`index/codes.py` owns their order) and errors of the two packages become errors of
+the service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from index.codes import pack
+from index.core import BinaryIndex, Hit, SearchOptions
+from index.errors import HashIndexError
+from index.registry import create
+from index.store import Meta, delete_generation, load_generation, write_generation
+from model.artefact import ModelCard, find_model, full_card, list_models
+from model.errors import ArtefactError, ImageError, MissingTower, ModelError
+from model.inference import Encoder
+from service.application.errors import InvalidInput, NotFound, TooLarge, Unavailable, UnsupportedMedia
+from service.application.ports import CodeArray, ModelRef, Neighbour, Reach, RgbImage, SearchIndex
+from service.application.ports import Encoder as EncoderPort
+from service.application.types import Generation, Side
+
+_IMAGE_ERRORS: Mapping[str, type[InvalidInput]] = {
+    "unsupported_image": UnsupportedMedia,
+    "animated_image": UnsupportedMedia,
+    "too_many_pixels": TooLarge,
+}
+
+
+class PackedEncoder:
+    """A model's `Encoder` as the use cases know it: packed codes, errors of the service."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self.bits = encoder.bits
+        self.model_name = encoder.model_name
+        self.model_version = encoder.model_version
+        self.digest = encoder.digest
+        self.preprocessing_digest = encoder.preprocessing_digest
+        self.modalities = encoder.modalities
+        self.calibration: Mapping[str, Sequence[float]] | None = encoder.calibration
+
+    def decode(self, data: bytes) -> RgbImage:
+        """Image bytes to uint8 RGB (S, S, 3). Raises `InvalidInput` or a subclass, the model's code kept."""
+        with _image_errors():
+            return self._encoder.decode(data)
+
+    def encode_images(self, images: Sequence[RgbImage]) -> CodeArray:
+        """Decoded images to packed codes (n, bits / 8)."""
+        return pack(self._encoder.encode_images(images))
+
+    def encode_texts(self, texts: Sequence[str]) -> CodeArray:
+        """Texts to packed codes (n, bits / 8)."""
+        return pack(self._encoder.encode_texts(texts))
+
+
+def jpeg_thumbnail(data: bytes, size: int) -> tuple[bytes, str]:
+    """A JPEG whose longer side is at most `size`, and its media type. Raises `InvalidInput`."""
+    with _image_errors():
+        return Encoder.thumbnail(data, size), "image/jpeg"
+
+
+class DiskModels:
+    """The artefacts below `models/<name>/<version>/` as a `ModelShelf`; loads to one device."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        self._folder = folder
+        self._device = device
+
+    def refs(self) -> list[ModelRef]:
+        """All readable artefacts, by name, older versions first."""
+        return [_ref(card) for card in list_models(self._folder)]
+
+    def card(self, name: str, version: str) -> dict[str, Any]:
+        """Manifest (public part), robustness figures and card text. Raises `NotFound`, `Unavailable`."""
+        found = self._find(name, version)
+        with _model_errors():
+            return full_card(found)
+
+    def load(self, name: str, version: str) -> EncoderPort:
+        """Verify and load an artefact. Raises `NotFound`, and `Unavailable` when it is damaged."""
+        found = self._find(name, version)
+        with _model_errors():
+            return PackedEncoder(Encoder.load(found.folder, self._device))
+
+    def _find(self, name: str, version: str) -> ModelCard:
+        try:
+            return find_model(self._folder, f"{name}/{version}")
+        except ArtefactError as error:
+            raise NotFound(f"there is no model {name[:80]}/{version[:80]}", code="model_not_found") from error
+
+
+class ServedIndex:
+    """A `BinaryIndex` as a `SearchIndex`."""
+
+    def __init__(self, index: BinaryIndex) -> None:
+        self.index = index
+
+    @property
+    def exact(self) -> bool:
+        """True when a search cannot miss a hit."""
+        return self.index.exact
+
+    def __len__(self) -> int:
+        """Number of ids."""
+        return len(self.index)
+
+    def add(self, ids: Sequence[str], codes: CodeArray) -> None:
+        """Insert distinct ids, or replace the codes of those that are there."""
+        self.index.add(ids, codes)
+
+    def remove(self, ids: Sequence[str]) -> int:
+        """Remove ids; the number that was there."""
+        return self.index.remove(ids)
+
+    def search(self, code: bytes, reach: Reach) -> list[Neighbour]:
+        """Nearest ids of one packed code, in the contract's order."""
+        after = None if reach.after is None else Hit(reach.after.id, reach.after.distance)
+        options = SearchOptions(reach.k, reach.max_distance, after)
+        hits = self.index.search(np.frombuffer(code, np.uint8)[np.newaxis], options, allow=reach.allow)[0]
+        return [Neighbour(hit.id, hit.distance) for hit in hits]
+
+
+class DiskGenerations:
+    """Index generations below one folder as a `GenerationStore`."""
+
+    def __init__(self, folder: Path, backend: str) -> None:
+        self._folder = folder
+        self._backend = backend
+
+    def new_index(self, bits: int) -> SearchIndex:
+        """An empty index of the configured backend."""
+        return ServedIndex(create(self._backend, bits))
+
+    def write(self, generation: Generation, indexes: Mapping[Side, SearchIndex]) -> None:
+        """Persist both indexes; visible all at once or not at all."""
+        meta = Meta(
+            model_name=generation.model_name,
+            model_version=generation.model_version,
+            model_digest=generation.model_digest,
+            preprocessing_digest=generation.preprocessing_digest,
+            bits=generation.bits,
+            snapshot_seq=generation.snapshot_seq,
+            created=generation.created.isoformat(),
+            backend=self._backend,
+        )
+        image, text = _concrete(indexes["image"]), _concrete(indexes["text"])
+        write_generation(self._folder, generation.id, meta, image, text)
+
+    def load(self, generation: Generation) -> dict[Side, SearchIndex]:
+        """Load both indexes. Raises `Unavailable` when missing, damaged or of another model."""
+        try:
+            found = load_generation(self._folder / generation.id, generation.model_digest)
+        except (HashIndexError, OSError) as error:
+            raise Unavailable(
+                f"index generation {generation.id} cannot be loaded: {error}",
+                code="generation_damaged",
+                retry_after_s=60,
+            ) from error
+        return {"image": ServedIndex(found.image), "text": ServedIndex(found.text)}
+
+    def delete(self, generation_id: str) -> None:
+        """Remove the folder of a generation; nothing happens when it is not there."""
+        delete_generation(self._folder, generation_id)
+
+
+def _ref(card: ModelCard) -> ModelRef:
+    return ModelRef(
+        name=card.name,
+        version=card.version,
+        digest=card.digest,
+        created=card.created,
+        bits=card.bits,
+        preprocessing_digest=str(card.manifest["preprocessing_digest"]),
+    )
+
+
+def _concrete(index: SearchIndex) -> BinaryIndex:
+    if not isinstance(index, ServedIndex):
+        raise TypeError(f"wanted an index that this store made, got {type(index).__name__}")
+    return index.index
+
+
+@contextmanager
+def _image_errors() -> Iterator[None]:
+    try:
+        yield
+    except ImageError as error:
+        raise _IMAGE_ERRORS.get(error.code, InvalidInput)(error.detail, code=error.code) from error
+    except MissingTower as error:
+        raise InvalidInput(str(error), code="unsupported_modality") from error
+
+
+@contextmanager
+def _model_errors() -> Iterator[None]:
+    try:
+        yield
+    except ModelError as error:
+        raise Unavailable(
+            f"the model cannot be loaded: {error}", code="model_damaged", retry_after_s=60
+        ) from error

@@ -1,0 +1,249 @@
+"""What a reindex worker does: encode the corpus with a model, build a generation, check it, make it live.
+
+The snapshot's sequence number is read before the last pass over the items that lack a code. So every item
+that was there then has its code in the snapshot, and whatever changes later is in the log beyond that
+number, which the serving processes replay. The service goes on taking writes all the while.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+
+from service.application.encoding import encode_versions
+from service.application.errors import NotFound, ServiceError
+from service.application.ports import (
+    BlobStore,
+    Clock,
+    CodeArray,
+    CodeRepository,
+    Encoder,
+    GenerationRepository,
+    GenerationStore,
+    ModelRef,
+    ModelShelf,
+    Reach,
+    SearchIndex,
+)
+from service.application.types import SIDES, Generation, JobPhase, Side
+
+_PASSES = 5
+_SAMPLE = 32
+_NAMED = 5
+
+_log = structlog.get_logger(__name__)
+
+
+class BuildFailed(ServiceError):
+    """A generation that cannot be built or does not hold what it should."""
+
+    code = "build_failed"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a build stands; `rate` in items per second, `eta_s` in seconds."""
+
+    phase: JobPhase
+    done: int
+    total: int
+    rate: float | None = None
+    eta_s: float | None = None
+
+
+Report = Callable[[Progress], None]
+"""Hears of progress; raises to stop the build."""
+
+
+class _Meter:
+    """Counts the items of all passes and reports them with rate and remaining time."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._started = time.monotonic()
+        self._done = 0
+        self._total = 0
+
+    def more(self, lacking: int) -> _Meter:
+        """A pass begins, over so many items."""
+        self._total = self._done + lacking
+        self.count(0)
+        return self
+
+    def count(self, items: int) -> None:
+        """So many more are done."""
+        self._done += items
+        self._total = max(self._total, self._done)
+        rate = self._done / max(1e-6, time.monotonic() - self._started)
+        left = self._total - self._done
+        eta_s = left / rate if rate else None
+        self._report(Progress(JobPhase.ENCODING, self._done, self._total, rate or None, eta_s))
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Builds generations; `batch_size` items are encoded at a time."""
+
+    codes: CodeRepository
+    generations: GenerationRepository
+    blobs: BlobStore
+    shelf: ModelShelf
+    store: GenerationStore
+    clock: Clock
+    batch_size: int
+    skip_broken: bool
+
+    def build(self, name: str, version: str, report: Report) -> Generation:
+        """Encode what lacks a code, build, write and check a generation; it is not live yet.
+
+        Raises `BuildFailed` when an item cannot be encoded (unless `skip_broken`) or when what was written
+        does not hold what it should, `NotFound` for an unknown model, and what `report` raises.
+        """
+        encoder = self.shelf.load(name, version)
+        snapshot = self._encode(encoder, report)
+        report(Progress(JobPhase.BUILDING, 0, 0))
+        generation, samples = self._write(encoder, snapshot)
+        report(Progress(JobPhase.VALIDATING, 0, 0))
+        try:
+            self._validate(generation, samples)
+        except ServiceError:
+            self.store.delete(generation.id)
+            raise
+        self.generations.add(generation)
+        return generation
+
+    def discard(self, generation_id: str) -> None:
+        """Remove a generation that is not live. Raises `Conflict` when it is."""
+        self.generations.remove(generation_id)
+        self.store.delete(generation_id)
+
+    def empty(self, ref: ModelRef) -> Generation:
+        """Write and record a generation without any code, not live yet: the start of a new home."""
+        generation = _generation(ref, 0, dict.fromkeys(SIDES, 0), self.clock())
+        self.store.write(generation, {side: self.store.new_index(ref.bits) for side in SIDES})
+        self.generations.add(generation)
+        return generation
+
+    def prune(self, keep: int) -> list[str]:
+        """Remove all but the `keep` newest generations and the live one, and what only they needed.
+
+        Returns the ids that were removed.
+        """
+        everything = self.generations.all()
+        kept = everything[:keep] + [one for one in everything[keep:] if one.live]
+        removed = [one.id for one in everything if one not in kept]
+        for generation_id in removed:
+            self.discard(generation_id)
+        if kept:
+            digests = {one.model_digest for one in kept}
+            self.codes.trim(digests, min(one.snapshot_seq for one in kept))
+        return removed
+
+    def _encode(self, encoder: Encoder, report: Report) -> int:
+        """Encode until (almost) nothing lacks a code; the sequence number of the snapshot."""
+        snapshot = 0
+        failures: dict[str, ServiceError] = {}
+        meter = _Meter(report)
+        for _ in range(_PASSES):
+            snapshot = self.codes.last_seq()
+            lacking = self.codes.count_lacking(encoder.digest, encoder.modalities)
+            failures = {}
+            encoded = self._encode_pass(encoder, meter.more(lacking), failures)
+            if encoded <= self.batch_size:
+                break
+        if failures:
+            named = "; ".join(f"{item_id}: {error.detail}" for item_id, error in [*failures.items()][:_NAMED])
+            if not self.skip_broken:
+                raise BuildFailed(f"{len(failures)} items cannot be encoded: {named}")
+            _log.warning("items_skipped", count=len(failures), first=named)
+        return snapshot
+
+    def _encode_pass(self, encoder: Encoder, meter: _Meter, failures: dict[str, ServiceError]) -> int:
+        """Encode what lacks a code now; the number of items looked at, and the `failures` by id."""
+        done, after = 0, None
+        while versions := self.codes.lacking(encoder.digest, encoder.modalities, after, self.batch_size):
+            codes, failed = encode_versions(encoder, self.blobs, versions)
+            self.codes.add(encoder.digest, codes)
+            failures.update(failed)
+            done += len(versions)
+            after = versions[-1].id
+            meter.count(len(versions))
+        return done
+
+    def _write(self, encoder: Encoder, snapshot: int) -> tuple[Generation, dict[Side, CodeArray]]:
+        """The generation that was written, and a sample of its codes on each side."""
+        indexes: dict[Side, SearchIndex] = {}
+        samples: dict[Side, CodeArray] = {}
+        for side in SIDES:
+            indexes[side] = self.store.new_index(encoder.bits)
+            ids, codes = self.codes.all(encoder.digest, side, encoder.bits)
+            if ids:
+                indexes[side].add(ids, codes)
+            samples[side] = codes[:: max(1, len(ids) // _SAMPLE)].copy()
+        counts: dict[Side, int] = {side: len(index) for side, index in indexes.items()}
+        generation = _generation(_ref(encoder), snapshot, counts, self.clock())
+        self.store.write(generation, indexes)
+        return generation, samples
+
+    def _validate(self, generation: Generation, samples: Mapping[Side, CodeArray]) -> None:
+        """Read back what was written (digests, counts) and find a sample of codes at distance 0."""
+        loaded = self.store.load(generation)
+        for side, index in loaded.items():
+            wanted = generation.image_count if side == "image" else generation.text_count
+            if len(index) != wanted:
+                raise BuildFailed(f"the {side} index should hold {wanted} codes, it holds {len(index)}")
+            for code in samples[side]:
+                nearest = index.search(code.tobytes(), Reach(k=1))
+                if not nearest or nearest[0].distance:
+                    raise BuildFailed(f"the {side} index does not find a code that it holds: {nearest}")
+
+
+def choose_model(shelf: ModelShelf, wanted: str, live_name: str | None) -> ModelRef:
+    """The artefact of "name/version" or of "latest".
+
+    "latest" is the newest version of the live model's name, or the newest model of all (by the time that
+    its manifest records) when nothing is live. Raises `NotFound`.
+    """
+    refs = shelf.refs()
+    if wanted == "latest":
+        same = [ref for ref in refs if ref.name == live_name] or refs
+        if not same:
+            raise NotFound("there is no model yet: train one or install one first", code="model_not_found")
+        return max(same, key=lambda ref: (int(ref.version) if live_name == ref.name else 0, ref.created))
+    for ref in refs:
+        if ref.label == wanted:
+            return ref
+    known = ", ".join(ref.label for ref in refs) or "none"
+    raise NotFound(f"there is no model {wanted[:80]!r}; there are: {known}", code="model_not_found")
+
+
+def _ref(encoder: Encoder) -> ModelRef:
+    return ModelRef(
+        name=encoder.model_name,
+        version=encoder.model_version,
+        digest=encoder.digest,
+        created="",
+        bits=encoder.bits,
+        preprocessing_digest=encoder.preprocessing_digest,
+    )
+
+
+def _generation(ref: ModelRef, snapshot: int, counts: dict[Side, int], now: datetime) -> Generation:
+    return Generation(
+        id=f"g{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}",
+        model_name=ref.name,
+        model_version=ref.version,
+        model_digest=ref.digest,
+        preprocessing_digest=ref.preprocessing_digest,
+        bits=ref.bits,
+        snapshot_seq=snapshot,
+        image_count=counts["image"],
+        text_count=counts["text"],
+        created=now,
+        live=False,
+    )

@@ -1,0 +1,81 @@
+"""Errors of the use cases; `service/api/errors.py` maps each one to an HTTP status in a single table.
+
+ServiceError
+|- InvalidInput          the caller sent something that does not fit (422)
+|  |- BadRequest         the request cannot be read at all (400)
+|  |- UnsupportedMedia   bytes that are none of the image types accepted (415)
+|  `- TooLarge           too many bytes or pixels (413)
+|- NotFound              no such item, job, model, generation (404)
+|- Conflict              a reindex is running, an id is taken, a pairing does not fit (409)
+|- Unavailable           overloaded, draining, or no usable model and index (503, retry later)
+`- Damaged               stored data that is missing or does not match its digest (500)
+"""
+
+from __future__ import annotations
+
+
+class ServiceError(Exception):
+    """Base of every error that a use case raises on purpose.
+
+    `code` is a stable, machine-readable word; `str(error)` says what was wanted and what came.
+    """
+
+    code = "service_error"
+
+    def __init__(self, detail: str, *, code: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        if code is not None:
+            self.code = code
+
+
+class InvalidInput(ServiceError):
+    """The input does not fit what the call takes."""
+
+    code = "invalid_input"
+
+
+class BadRequest(InvalidInput):
+    """The request cannot be read at all."""
+
+    code = "bad_request"
+
+
+class UnsupportedMedia(InvalidInput):
+    """The bytes are none of the image types accepted."""
+
+    code = "unsupported_image"
+
+
+class TooLarge(InvalidInput):
+    """More bytes or pixels than the service takes."""
+
+    code = "too_large"
+
+
+class NotFound(ServiceError):
+    """No such item, job, model or generation."""
+
+    code = "not_found"
+
+
+class Conflict(ServiceError):
+    """The state of the service does not allow this now."""
+
+    code = "conflict"
+
+
+class Unavailable(ServiceError):
+    """The service cannot answer now; `retry_after_s` says when to try again (seconds)."""
+
+    code = "unavailable"
+
+    def __init__(self, detail: str, *, code: str | None = None, retry_after_s: int = 1) -> None:
+        super().__init__(detail, code=code)
+        self.retry_after_s = retry_after_s
+
+
+class Damaged(ServiceError):
+    """Data that the service keeps is missing or does not match its digest; the client did nothing wrong."""
+
+    code = "damaged"

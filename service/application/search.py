@@ -1,0 +1,251 @@
+"""Retrieval in four directions, from an image, a text or a stored item, one query or many.
+
+A search takes the served pair once and finishes on it. Hits come in a total order (distance, then id), so
+a page can be continued after its last hit and the same query gives the same page. An id that the index
+still has but the catalog no longer (it was deleted a moment ago) is passed over and the page is filled up
+from behind it: a page is short only when there is nothing more. "More like this" leaves the item itself
+out, on both sides.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from service.application.cursor import query_digest, read_search_cursor, write_search_cursor
+from service.application.encoding import Content, encode_contents
+from service.application.errors import InvalidInput, NotFound, ServiceError
+from service.application.ports import BlobStore, CodeRepository, ItemRepository, Neighbour, Reach
+from service.application.serving import Serving, ServingState
+from service.application.types import EncodeAnswer, Item, Query, SearchAnswer, SearchHit, Side, Timing
+from service.application.validation import (
+    Limits,
+    check_count,
+    check_image,
+    check_max_distance,
+    check_query,
+    check_text,
+)
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """A query's code, the side it came from, and the milliseconds that decoding and encoding took."""
+
+    code: bytes
+    side: Side
+    decode_ms: float
+    encode_ms: float
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One search as the index sees it; `leave_out` is the item that asks for others like it."""
+
+    query: Query
+    encoded: _Encoded
+    leave_out: str | None
+    digest: str
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Searches; safe to call from any thread."""
+
+    state: ServingState
+    items: ItemRepository
+    codes: CodeRepository
+    blobs: BlobStore
+    limits: Limits
+
+    def search(self, query: Query) -> SearchAnswer:
+        """Answer one query. Raises `InvalidInput`, `NotFound` (its item) and `Unavailable`."""
+        started = time.perf_counter()
+        check_query(query, self.limits)
+        serving = self.state.require()
+        check_max_distance(query.max_distance, serving.encoder.bits)
+        return self._answer(serving, query, self._encode(serving, query), started)
+
+    def search_batch(self, queries: Sequence[Query]) -> list[SearchAnswer | ServiceError]:
+        """Answer many queries on one served pair; one that fails has its error in its place.
+
+        Images and texts are encoded together. Raises `InvalidInput` for a batch that is empty or too long
+        and `Unavailable` when nothing can be answered.
+        """
+        started = time.perf_counter()
+        check_count("queries", queries, self.limits.max_batch_queries)
+        serving = self.state.require()
+        answers: list[SearchAnswer | ServiceError] = []
+        for query, encoded in zip(queries, self._encode_all(serving, queries), strict=True):
+            try:
+                if isinstance(encoded, ServiceError):
+                    raise encoded
+                answers.append(self._answer(serving, query, encoded, started))
+            except ServiceError as error:
+                answers.append(error)
+        return answers
+
+    def encode_image(self, data: bytes) -> EncodeAnswer:
+        """The code of an image. Raises `InvalidInput` and `Unavailable`."""
+        serving = self.state.require()
+        return _encode_answer(serving, _encode_image(serving, check_image(data, self.limits)))
+
+    def encode_text(self, text: str) -> EncodeAnswer:
+        """The code of a text. Raises `InvalidInput` and `Unavailable`."""
+        serving = self.state.require()
+        return _encode_answer(serving, _encode_text(serving, check_text(text, self.limits)))
+
+    def _encode(self, serving: Serving, query: Query) -> _Encoded:
+        if query.image is not None:
+            return _encode_image(serving, check_image(query.image, self.limits))
+        if query.text is not None:
+            return _encode_text(serving, check_text(query.text, self.limits))
+        if query.item is None:
+            raise InvalidInput("a query has exactly one of image, text and item, got none")
+        return self._encode_item(serving, *query.item)
+
+    def _encode_item(self, serving: Serving, item_id: str, side: Side) -> _Encoded:
+        _check_side(serving, side)
+        started = time.perf_counter()
+        version = self.codes.versions([item_id], serving.encoder.digest).get(item_id)
+        if version is None:
+            raise NotFound(f"there is no item {item_id!r}")
+        if (version.image_digest if side == "image" else version.text) is None:
+            raise NotFound(f"item {item_id!r} has no {side}", code=f"no_{side}")
+        if side in version.codes:
+            return _Encoded(version.codes[side], side, 0.0, _since(started))
+        # Written under another model a moment ago: the code is on its way, make it here meanwhile.
+        digest = version.image_digest
+        content = Content(item_id, text=version.text) if side == "text" or digest is None else Content(
+            item_id, image=lambda: self.blobs.read(digest)
+        )  # fmt: skip
+        codes = encode_contents(serving.encoder, [content])[0]
+        if isinstance(codes, ServiceError):
+            raise codes
+        return _Encoded(codes[side], side, 0.0, _since(started))
+
+    def _encode_all(self, serving: Serving, queries: Sequence[Query]) -> list[_Encoded | ServiceError]:
+        results: list[_Encoded | ServiceError | None] = [self._checked(serving, query) for query in queries]
+        open_ = [position for position, result in enumerate(results) if result is None]
+        started = time.perf_counter()
+        contents = [_query_content(queries[position]) for position in open_]
+        codes = encode_contents(serving.encoder, contents)
+        each = _since(started) / max(1, len(open_))
+        for position, found in zip(open_, codes, strict=True):
+            side: Side = "text" if queries[position].image is None else "image"
+            results[position] = (
+                found if isinstance(found, ServiceError) else _Encoded(found[side], side, 0.0, each)
+            )
+        return [result for result in results if result is not None]
+
+    def _checked(self, serving: Serving, query: Query) -> _Encoded | ServiceError | None:
+        """The error of a query, the code of a stored item, or None for what is to be encoded."""
+        try:
+            check_query(query, self.limits)
+            check_max_distance(query.max_distance, serving.encoder.bits)
+            if query.item is not None:
+                return self._encode_item(serving, *query.item)
+            if query.image is not None:
+                check_image(query.image, self.limits)
+                _check_side(serving, "image")
+            else:
+                check_text(query.text, self.limits)
+                _check_side(serving, "text")
+        except ServiceError as error:
+            return error
+        return None
+
+    def _answer(self, serving: Serving, query: Query, encoded: _Encoded, started: float) -> SearchAnswer:
+        searching = time.perf_counter()
+        leave_out = None if query.item is None else query.item[0]
+        direction = (encoded.side, query.to)
+        digest = query_digest(encoded.code, direction, (query.max_distance, leave_out), query.filter)
+        allow = self.items.matching(query.filter) if query.filter else None
+        found, more = self._page(serving, _Plan(query, encoded, leave_out, digest), allow)
+        hits = tuple(_hit(serving, direction, neighbour, item) for neighbour, item in found)
+        cursor = None
+        if more:
+            cursor = write_search_cursor(serving.encoder.digest, digest, found[-1][0])
+        timing = Timing(encoded.decode_ms, encoded.encode_ms, _since(searching), _since(started))
+        return SearchAnswer(
+            hits=hits,
+            next_cursor=cursor,
+            exact=allow is not None or serving.indexes[query.to].exact,
+            model_version=serving.model_label,
+            index_generation=serving.generation.id,
+            timing=timing,
+        )
+
+    def _page(
+        self, serving: Serving, plan: _Plan, allow: frozenset[str] | None
+    ) -> tuple[list[tuple[Neighbour, Item]], bool]:
+        """The hits of one page, and whether there is another page behind it."""
+        query, encoder = plan.query, serving.encoder
+        after = None
+        if query.cursor is not None:
+            after = read_search_cursor(query.cursor, encoder.digest, plan.digest, encoder.bits)
+        found: list[tuple[Neighbour, Item]] = []
+        while len(found) <= query.k:
+            asked = query.k + 1 - len(found)
+            reach = Reach(asked, query.max_distance, after, allow)
+            neighbours = serving.indexes[query.to].search(plan.encoded.code, reach)
+            items = self.items.get([one.id for one in neighbours if one.id != plan.leave_out])
+            found.extend((one, items[one.id]) for one in neighbours if one.id in items)
+            if len(neighbours) < asked:
+                break
+            after = neighbours[-1]
+        return found[: query.k], len(found) > query.k
+
+
+def _query_content(query: Query) -> Content:
+    image = query.image
+    return Content("", None if image is None else lambda: image, query.text)
+
+
+def _encode_image(serving: Serving, data: bytes) -> _Encoded:
+    _check_side(serving, "image")
+    started = time.perf_counter()
+    image = serving.encoder.decode(data)
+    decode_ms = _since(started)
+    started = time.perf_counter()
+    code = serving.encoder.encode_images([image])[0].tobytes()
+    return _Encoded(code, "image", decode_ms, _since(started))
+
+
+def _encode_text(serving: Serving, text: str) -> _Encoded:
+    _check_side(serving, "text")
+    started = time.perf_counter()
+    code = serving.encoder.encode_texts([text])[0].tobytes()
+    return _Encoded(code, "text", 0.0, _since(started))
+
+
+def _check_side(serving: Serving, side: Side) -> None:
+    if side not in serving.encoder.modalities:
+        raise InvalidInput(
+            f"the model {serving.model_label} cannot encode {side}s", code="unsupported_modality"
+        )
+
+
+def _encode_answer(serving: Serving, encoded: _Encoded) -> EncodeAnswer:
+    return EncodeAnswer(encoded.code.hex(), serving.encoder.bits, serving.model_label)
+
+
+def _hit(serving: Serving, direction: tuple[Side, Side], neighbour: Neighbour, item: Item) -> SearchHit:
+    bits = serving.encoder.bits
+    calibration = serving.encoder.calibration
+    table = None if calibration is None else calibration.get("-to-".join(direction))
+    return SearchHit(
+        id=item.id,
+        distance=neighbour.distance,
+        similarity=1 - neighbour.distance / bits,
+        match=None if table is None else table[neighbour.distance],
+        text=item.text,
+        image_url=None if item.image_digest is None else f"/v1/items/{item.id}/image",
+        metadata=item.metadata,
+    )
+
+
+def _since(started: float) -> float:
+    """Milliseconds since a reading of `time.perf_counter`."""
+    return (time.perf_counter() - started) * 1000

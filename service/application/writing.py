@@ -1,0 +1,113 @@
+"""The one way into the corpus: encode, commit row and codes together, then the served index.
+
+The encoder works before the transaction. A blob is stored before it too, and looked at again inside,
+under the catalog's write lock: whoever removes orphaned blobs holds that same lock (see
+`ItemRepository.collect_blobs`), so an item never refers to a blob that has just gone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from service.application.encoding import Codes, Content, encode_contents
+from service.application.errors import ServiceError, Unavailable
+from service.application.images import media_type
+from service.application.ports import BlobStore, Clock, Encoder, ItemRecord, ItemRepository, Written
+from service.application.serving import Serving, ServingState
+from service.application.types import Item, ItemDraft
+
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Drafts as they go into the catalog; `failures` has an error where a draft cannot become an item."""
+
+    records: tuple[ItemRecord, ...]
+    images: Mapping[str, bytes]
+    failures: tuple[ServiceError | None, ...]
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes items of a running service."""
+
+    state: ServingState
+    repository: ItemRepository
+    blobs: BlobStore
+    clock: Clock
+
+    def write(self, drafts: Sequence[ItemDraft]) -> list[tuple[Item, bool] | ServiceError]:
+        """Write checked drafts of distinct ids; for each the item and whether it is new, or its error.
+
+        Raises `Unavailable` when the model or the catalog cannot work now; nothing was written then.
+        """
+        for _ in range(_ATTEMPTS):
+            serving = self.state.require()
+            batch = encode_drafts(serving.encoder, drafts, self.clock())
+            written = self._commit(batch, serving)
+            if written is not None:
+                return _merge(batch, written)
+        raise Unavailable("the model was changed again and again while the items were encoded")
+
+    def _commit(self, batch: Batch, serving: Serving) -> Written | None:
+        """Commit and apply; None when another model is served by now and the codes are of no use."""
+        if not batch.records:
+            return Written((), (), 0, 0)
+        store_blobs(self.blobs, batch)
+        with self.state.write_lock:
+            served = self.state.require()
+            if served.encoder.digest != serving.encoder.digest:
+                return None
+            written = self.repository.put(batch.records, lambda: store_blobs(self.blobs, batch))
+            served.apply({record.item.id: record.codes for record in batch.records})
+            self.state.note(written.first_seq, written.last_seq)
+        return written
+
+
+def encode_drafts(encoder: Encoder, drafts: Sequence[ItemDraft], now: datetime) -> Batch:
+    """Encode drafts and make them ready for the catalog. Raises `Unavailable`."""
+    codes = encode_contents(encoder, [_content(draft) for draft in drafts])
+    records: list[ItemRecord] = []
+    images: dict[str, bytes] = {}
+    failures: list[ServiceError | None] = []
+    for draft, found in zip(drafts, codes, strict=True):
+        try:
+            record = _record(draft, found, encoder.digest, now)
+        except ServiceError as error:
+            failures.append(error)
+            continue
+        failures.append(None)
+        records.append(record)
+        if draft.image is not None and record.item.image_digest is not None:
+            images[record.item.image_digest] = draft.image
+    return Batch(tuple(records), images, tuple(failures))
+
+
+def store_blobs(blobs: BlobStore, batch: Batch) -> None:
+    """Make sure that the batch's images are stored."""
+    for digest, data in batch.images.items():
+        blobs.ensure(digest, data)
+
+
+def _content(draft: ItemDraft) -> Content:
+    image = draft.image
+    return Content(draft.id, None if image is None else lambda: image, draft.text)
+
+
+def _record(draft: ItemDraft, codes: Codes | ServiceError, model_digest: str, now: datetime) -> ItemRecord:
+    if isinstance(codes, ServiceError):
+        raise codes
+    digest, kind = None, None
+    if draft.image is not None:
+        digest, kind = hashlib.sha256(draft.image).hexdigest(), media_type(draft.image)
+    item = Item(draft.id, digest, kind, draft.text, dict(draft.metadata), now, now)
+    return ItemRecord(item, codes, model_digest)
+
+
+def _merge(batch: Batch, written: Written) -> list[tuple[Item, bool] | ServiceError]:
+    stored = iter(zip(written.items, written.created, strict=True))
+    return [next(stored) if failure is None else failure for failure in batch.failures]

@@ -1,0 +1,1 @@
+"""The catalog: items, codes, generations, jobs and blobs, kept in SQL and a blob store."""

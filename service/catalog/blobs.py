@@ -1,0 +1,95 @@
+"""Image bytes in a content-addressed store on fsspec: a local folder by default, object storage by URL.
+
+A blob lies at `ab/cd/<sha256>`: two levels of folders keep each below a few hundred entries. On a local
+disk it is written beside its place, fsynced and renamed, so that a kill leaves no half blob behind a
+whole name; object stores show an object only when it is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from service.application.errors import Damaged
+
+
+def digest_of(data: bytes) -> str:
+    """SHA-256 of the bytes, in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+class FsspecBlobs:
+    """Blobs under one fsspec URL, for example `file:///srv/blobs` or `s3://bucket/blobs`."""
+
+    def __init__(self, url: str) -> None:
+        filesystem, root = fsspec.core.url_to_fs(url)
+        self._files: Any = filesystem
+        self._root: str = root
+        self._local = isinstance(filesystem, LocalFileSystem)
+
+    def ensure(self, digest: str, data: bytes) -> None:
+        """Make sure that `data`, whose SHA-256 is `digest`, is stored; a blob of another size is replaced.
+
+        Cheap when it is there already: the digest of `data` is the caller's word, `read` checks it.
+        """
+        path = self._path(digest)
+        if self._size(path) == len(data):
+            return
+        if self._local:
+            _write_local(Path(path), data)
+        else:
+            self._files.pipe_file(path, data)
+
+    def read(self, digest: str) -> bytes:
+        """The bytes. Raises `Damaged` when they are missing or no longer match their digest."""
+        try:
+            data: bytes = self._files.cat_file(self._path(digest))
+        except FileNotFoundError as error:
+            raise Damaged(f"blob {digest} is missing from the store", code="blob_missing") from error
+        found = digest_of(data)
+        if found != digest:
+            raise Damaged(f"blob {digest} is damaged: its bytes have SHA-256 {found}", code="blob_damaged")
+        return data
+
+    def remove(self, digest: str) -> None:
+        """Remove the bytes; nothing happens when they are not there."""
+        try:
+            self._files.rm_file(self._path(digest))
+        except FileNotFoundError:
+            return
+
+    def _size(self, path: str) -> int | None:
+        try:
+            size: int = self._files.size(path)
+        except FileNotFoundError:
+            return None
+        return size
+
+    def _path(self, digest: str) -> str:
+        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+            raise ValueError(f"blob: wanted a SHA-256 in lower-case hex, got {digest[:80]!r}")
+        return f"{self._root}/{digest[:2]}/{digest[2:4]}/{digest}"
+
+
+def _write_local(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with partial.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,41 @@
+"""The catalog as one object: the four repositories over one database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from service.application.ports import Clock
+from service.catalog.codes import SqlCodes
+from service.catalog.database import Database, open_engine
+from service.catalog.generations import SqlGenerations
+from service.catalog.items import SqlItems
+from service.catalog.jobs import SqlJobs
+from service.catalog.schema import bring_up_to_date
+
+
+@dataclass(frozen=True)
+class SqlCatalog:
+    """The repositories of one catalog."""
+
+    database: Database
+    items: SqlItems
+    codes: SqlCodes
+    generations: SqlGenerations
+    jobs: SqlJobs
+
+    def close(self) -> None:
+        """Close the database's connections."""
+        self.database.close()
+
+
+def open_catalog(url: str, clock: Clock) -> SqlCatalog:
+    """Open the catalog at a SQLAlchemy URL and bring its schema up to date.
+
+    Raises `SchemaError` when a newer hashguard wrote it, `Unavailable` when it cannot be reached and
+    ValueError for a database that is neither SQLite nor PostgreSQL.
+    """
+    database = Database(open_engine(url))
+    bring_up_to_date(database)
+    return SqlCatalog(
+        database, SqlItems(database), SqlCodes(database), SqlGenerations(database), SqlJobs(database, clock)
+    )

@@ -1,0 +1,1 @@
+"""One module for each revision of the catalog's schema."""

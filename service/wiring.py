@@ -1,0 +1,294 @@
+"""The composition root: the one place that knows concrete classes and joins them to an application.
+
+`build_application` makes what is served; `open_parts` what the command line and the worker work with.
+Importing this module loads torch and Faiss.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import service
+from service.adapters import DiskGenerations, DiskModels, jpeg_thumbnail
+from service.application.app import Application
+from service.application.batching import BatchingOptions, ModelThread
+from service.application.building import Builder, choose_model
+from service.application.catchup import CatchUp
+from service.application.follower import Follower, Loader
+from service.application.health import Health
+from service.application.images import Thumbnails
+from service.application.ingest import Items
+from service.application.jobs import JobRunner
+from service.application.manifest_import import Importer
+from service.application.models import Models
+from service.application.ports import BlobStore, Encoder, GenerationStore, Launcher, ModelShelf, SearchIndex
+from service.application.reindex import Reindexing, ReindexOptions
+from service.application.search import Retrieval
+from service.application.serving import ServingState
+from service.application.ticker import Ticker
+from service.application.types import Generation, Job, JobKind
+from service.application.validation import Limits
+from service.application.writing import Writer
+from service.catalog.blobs import FsspecBlobs
+from service.catalog.catalog import SqlCatalog, open_catalog
+from service.settings import Settings
+
+_WATCH_S = 1.0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The pieces that everything is made of, over one home folder."""
+
+    settings: Settings
+    catalog: SqlCatalog
+    blobs: BlobStore
+    shelf: ModelShelf
+    store: GenerationStore
+
+    def close(self) -> None:
+        """Close the catalog."""
+        self.catalog.close()
+
+
+@dataclass(frozen=True)
+class ProcessWorker:
+    """A reindex worker in a process of its own."""
+
+    process: subprocess.Popen[bytes]
+
+    def poll(self) -> int | None:
+        """Exit status, None while it runs."""
+        return self.process.poll()
+
+    def terminate(self) -> None:
+        """Ask it to stop at the next batch; a worker that does not within its time is killed."""
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def utc_now() -> datetime:
+    """The time, with its zone."""
+    return datetime.now(UTC)
+
+
+def build_catalog(settings: Settings) -> SqlCatalog:
+    """Open the catalog and bring its schema up to date. Raises what `open_catalog` does."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    return open_catalog(settings.database_url(), utc_now)
+
+
+def build_blobs(settings: Settings) -> FsspecBlobs:
+    """The blob store."""
+    return FsspecBlobs(settings.blob_store_url())
+
+
+def build_index(settings: Settings, bits: int) -> SearchIndex:
+    """An empty index of the configured backend."""
+    return DiskGenerations(settings.generations_folder, settings.index_backend).new_index(bits)
+
+
+def load_encoder(settings: Settings, model: str) -> Encoder:
+    """Load "latest" or "name/version" of the home's models. Raises `NotFound`, `Unavailable`."""
+    shelf = DiskModels(settings.models_folder, settings.device)
+    chosen = choose_model(shelf, model, None)
+    return shelf.load(chosen.name, chosen.version)
+
+
+def open_parts(settings: Settings, shelf: ModelShelf | None = None) -> Parts:
+    """Open a home folder; another `shelf` of models may be given instead of the one on disk."""
+    return Parts(
+        settings,
+        build_catalog(settings),
+        build_blobs(settings),
+        shelf or DiskModels(settings.models_folder, settings.device),
+        DiskGenerations(settings.generations_folder, settings.index_backend),
+    )
+
+
+def build_limits(settings: Settings) -> Limits:
+    """What clients may send."""
+    return Limits(**{name: getattr(settings, name) for name in Limits.__dataclass_fields__})
+
+
+def build_builder(parts: Parts) -> Builder:
+    """Builds generations."""
+    return Builder(
+        codes=parts.catalog.codes,
+        generations=parts.catalog.generations,
+        blobs=parts.blobs,
+        shelf=parts.shelf,
+        store=parts.store,
+        clock=utc_now,
+        batch_size=parts.settings.reindex_batch_size,
+        skip_broken=parts.settings.reindex_skips_broken_items,
+    )
+
+
+def build_runner(parts: Parts) -> JobRunner:
+    """Runs reindex jobs in this process."""
+    return JobRunner(
+        jobs=parts.catalog.jobs,
+        generations=parts.catalog.generations,
+        shelf=parts.shelf,
+        builder=build_builder(parts),
+        heartbeat_s=parts.settings.worker_heartbeat_s,
+        keep_generations=parts.settings.keep_generations,
+    )
+
+
+def build_importer(parts: Parts, encoder: Encoder) -> Importer:
+    """Imports manifest folders with codes of this encoder."""
+    return Importer(
+        items=parts.catalog.items,
+        codes=parts.catalog.codes,
+        blobs=parts.blobs,
+        encoder=encoder,
+        limits=build_limits(parts.settings),
+        clock=utc_now,
+        batch_size=parts.settings.reindex_batch_size,
+    )
+
+
+def ensure_generation(parts: Parts, model: str = "latest") -> Generation | None:
+    """The live generation; a home that has none but has a model gets an empty one, which is ready at once.
+
+    None when there is no model either. Raises `NotFound` when `model` names one that is not there.
+    """
+    live = parts.catalog.generations.live()
+    if live is not None:
+        return live
+    if model == "latest" and not parts.shelf.refs():
+        return None
+    generation = build_builder(parts).empty(choose_model(parts.shelf, model, None))
+    parts.catalog.generations.set_live(generation.id)
+    return parts.catalog.generations.live()
+
+
+def rebuild(parts: Parts, model: str, watch: Callable[[Job], None] | None = None) -> Job:
+    """Reindex in this process, without a service, and make the result live; the finished job.
+
+    `watch` sees the job about twice a second. Raises `Conflict` while another reindex runs.
+    """
+    settings = parts.settings
+    jobs = parts.catalog.jobs
+    silence = timedelta(seconds=settings.worker_timeout_s)
+    jobs.fail_silent(silence, f"the worker has not been heard of for {silence.total_seconds():g} s")
+    job, _ = jobs.create(JobKind.REINDEX, model, True, None, timedelta(0))
+    stop = threading.Event()
+    watcher = Ticker("watch", 0.5, lambda: _show(parts, job.id, watch))
+    watcher.start()
+    try:
+        return build_runner(parts).run(job.id, stop)
+    finally:
+        watcher.stop()
+
+
+def build_application(
+    settings: Settings, shelf: ModelShelf | None = None, launch: Launcher | None = None
+) -> Application:
+    """The application over `settings.home`; call `start` before use and `close` after.
+
+    A home with a model but no generation gets an empty generation. `shelf` and `launch` replace the models
+    on disk and the worker processes.
+    """
+    parts = open_parts(settings, shelf)
+    ensure_generation(parts)
+    state = ServingState()
+    thread = ModelThread(_batching(settings))
+    catch_up = CatchUp(parts.catalog.codes, parts.blobs)
+    loader = Loader(parts.shelf, parts.store, thread)
+    follower = Follower(state, parts.catalog.generations, loader, catch_up)
+    reindexing = Reindexing(
+        parts.catalog.jobs,
+        parts.catalog.generations,
+        parts.shelf,
+        launch or worker_launcher(settings),
+        state,
+        follower,
+        ReindexOptions(
+            timedelta(seconds=settings.worker_timeout_s), timedelta(hours=settings.idempotency_hours)
+        ),
+    )
+    health = Health(state, parts.catalog.items, settings.canary_max_age_s)
+    return Application(
+        retrieval=Retrieval(
+            state, parts.catalog.items, parts.catalog.codes, parts.blobs, build_limits(settings)
+        ),
+        items=_items(parts, state),
+        reindexing=reindexing,
+        models=Models(parts.shelf),
+        health=health,
+        follower=follower,
+        thread=thread,
+        tickers=(
+            Ticker("follower", settings.follower_poll_s, follower.tick),
+            Ticker("canary", settings.canary_interval_s, health.probe),
+            Ticker("jobs", _WATCH_S, reindexing.watch),
+        ),
+        catalog=parts.catalog,
+    )
+
+
+def worker_launcher(settings: Settings) -> Launcher:
+    """Starts `python -m service.worker` with these settings; its output goes to the logs folder."""
+
+    def launch(job_id: str) -> ProcessWorker:
+        environment = settings.child_environment()
+        root = str(Path(service.__file__).parent.parent)
+        path = [root, *filter(None, [environment.get("PYTHONPATH")])]
+        environment["PYTHONPATH"] = os.pathsep.join(path)
+        settings.logs_folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "service.worker", job_id]
+        with (settings.logs_folder / f"reindex-{job_id}.log").open("ab") as log:
+            return ProcessWorker(
+                subprocess.Popen(
+                    command,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # Ctrl-C ends the service, which then ends its workers
+                )
+            )
+
+    return launch
+
+
+def _items(parts: Parts, state: ServingState) -> Items:
+    repository, blobs = parts.catalog.items, parts.blobs
+    return Items(
+        state=state,
+        repository=repository,
+        blobs=blobs,
+        thumbnails=Thumbnails(blobs, jpeg_thumbnail, parts.settings.cache_folder / "thumbnails"),
+        writer=Writer(state, repository, blobs, utc_now),
+        limits=build_limits(parts.settings),
+    )
+
+
+def _batching(settings: Settings) -> BatchingOptions:
+    return BatchingOptions(
+        max_batch=settings.model_batch_size,
+        max_delay_s=settings.model_batch_delay_ms / 1000,
+        max_queue=settings.model_queue_size,
+        deadline_s=settings.model_deadline_s,
+        max_decodes=settings.image_decodes_at_once,
+    )
+
+
+def _show(parts: Parts, job_id: str, watch: Callable[[Job], None] | None) -> None:
+    job = parts.catalog.jobs.get(job_id)
+    if watch is not None and job is not None:
+        watch(job)

@@ -1,0 +1,109 @@
+"""The schema: made at first start, by one of many, the same as the tables say, refused when newer."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from catalog_records import put, record
+from sqlalchemy import create_mock_engine
+from sqlalchemy.exc import OperationalError
+
+from service.application.errors import Unavailable
+from service.catalog import schema
+from service.catalog.catalog import open_catalog
+from service.catalog.database import Database, open_engine
+from service.catalog.schema import SchemaError
+from service.catalog.tables import Base
+
+
+def test_the_migrations_make_exactly_the_tables_of_the_code(catalog):
+    with catalog.database.read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+
+def test_opening_again_changes_nothing(catalog, url, clock):
+    put(catalog, record("a"))
+    again = open_catalog(url, clock)
+    assert again.items.count() == 1
+    again.close()
+
+
+def test_processes_that_start_together_migrate_once(url, clock):
+    with ThreadPoolExecutor(4) as pool:
+        catalogs = [call.result() for call in [pool.submit(open_catalog, url, clock) for _ in range(4)]]
+    for one in catalogs:
+        assert one.items.count() == 0
+        one.close()
+
+
+def test_a_newer_schema_is_refused_and_left_alone(catalog, url, clock):
+    with catalog.database.write() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(SchemaError, match=r"has schema revision 9999, .* use a newer hashguard"):
+        open_catalog(url, clock)
+
+
+def test_the_way_back_drops_everything(catalog):
+    config = Config()
+    config.set_main_option("script_location", schema._MIGRATIONS.as_posix())
+    with catalog.database.exclusive() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+        names = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'").scalars()
+        assert set(names) == {"alembic_version"}
+
+
+def test_a_migration_that_fails_leaves_nothing(url, clock, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("power cut")
+
+    monkeypatch.setattr("alembic.operations.Operations.bulk_insert", fail, raising=False)
+    with pytest.raises(RuntimeError, match="power cut"):
+        open_catalog(url, clock)
+    monkeypatch.undo()
+    catalog = open_catalog(url, clock)
+    assert catalog.items.count() == 0
+    catalog.close()
+
+
+def test_sqlite_is_set_up_as_promised(catalog):
+    with catalog.database.read() as connection:
+        wanted = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 20_000}
+        for pragma, value in wanted.items():
+            assert connection.exec_driver_sql(f"PRAGMA {pragma}").scalar_one() == value
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
+def test_a_database_in_memory_is_refused(url):
+    with pytest.raises(ValueError, match="needs a file"):
+        open_engine(url)
+
+
+def test_other_databases_are_refused():
+    with pytest.raises(ValueError, match="sqlite or postgresql, got 'mysql'"):
+        open_engine("mysql://localhost/x")
+
+
+def test_a_busy_or_missing_database_is_unavailable(tmp_path, clock, url):
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        open_catalog(f"sqlite:///{tmp_path}/no/such/folder/catalog.db", clock)
+    database = Database(open_engine(url))
+    with pytest.raises(Unavailable), database.read():
+        raise OperationalError("SELECT", None, Exception("locked"))
+
+
+def test_ids_sort_by_bytes_on_postgresql():
+    statements = []
+    engine = create_mock_engine("postgresql://", lambda statement, *_: statements.append(statement))
+    Base.metadata.create_all(engine, checkfirst=False)
+    made = {
+        one.element.name: str(one.compile(dialect=engine.dialect))
+        for one in statements
+        if hasattr(one, "element")
+    }
+    assert 'id VARCHAR(200) COLLATE "C"' in made["items"]
+    assert 'text_value VARCHAR COLLATE "C"' in made["item_metadata"]
+    assert "TIMESTAMP WITH TIME ZONE" in made["items"]
