@@ -1,0 +1,1 @@
+"""HTTP side of the service: FastAPI starts and stops here."""

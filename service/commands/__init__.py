@@ -1,0 +1,1 @@
+"""The sub-commands of `hashguard` that belong to the service."""

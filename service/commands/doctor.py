@@ -1,0 +1,109 @@
+"""`hashguard doctor`: checks this installation and a home folder, one line for each check.
+
+Libraries are imported by name inside their check: a doctor that cannot start because a library is broken
+would be no help. What needs them all (`service/commands/home_checks.py`) is loaded only when they are sound.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+
+import typer
+
+from service.commands.console import FAILED, JsonOption, show_json, show_table
+from service.commands.options import HomeOption, settings_with
+from service.settings import Settings
+
+LEAST_FREE_BYTES = 1024**3
+"""Disk space below which an index build may fail."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one check found."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def doctor(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Check Python, libraries, disk, catalog, models and index generations. Status 1 on a problem."""
+    settings = settings_with(home=home)
+    checks = list(examine(settings))
+    ok = all(check.ok for check in checks)
+    if as_json:
+        show_json({"ok": ok, "checks": [asdict(check) for check in checks]})
+    else:
+        rows = [("ok" if check.ok else "PROBLEM", check.name, check.detail) for check in checks]
+        show_table(f"home {settings.home}", ("", "check", "found"), rows)
+    if not ok:
+        raise typer.Exit(FAILED)
+
+
+def examine(settings: Settings) -> Iterator[Check]:
+    """All checks, in the order in which one is of use to the next."""
+    libraries = [_attempt("python", _python), _attempt("torch", _torch), _attempt("faiss", _faiss)]
+    yield from libraries
+    yield _attempt("home", lambda: _writable(settings.home))
+    yield _attempt("disk", lambda: _space(settings.home))
+    if not all(check.ok for check in libraries):
+        return
+    checks: dict[str, Callable[[Settings], str]] = import_module("service.commands.home_checks").CHECKS
+    for name, check in checks.items():
+        yield _attempt(name, lambda check=check: check(settings))  # type: ignore[misc]
+
+
+def _attempt(name: str, check: Callable[[], str]) -> Check:
+    """Run a check; whatever it raises is a problem that is told, not one that ends the others."""
+    try:
+        return Check(name, True, check())
+    except Exception as error:  # noqa: BLE001 - the doctor reports whatever it meets
+        return Check(name, False, f"{type(error).__name__}: {error}")
+
+
+def _python() -> str:
+    return f"{platform.python_version()} on {platform.machine()}, {sys.executable}"
+
+
+def _torch() -> str:
+    torch = import_module("torch")
+    total = float(torch.ones(3).sum())
+    if total != 3.0:
+        raise RuntimeError(f"1 + 1 + 1 is 3, torch says {total}")
+    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return f"{torch.__version__}, {devices} GPUs"
+
+
+def _faiss() -> str:
+    faiss = import_module("faiss")
+    gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
+    return f"{faiss.__version__}, {gpus} GPUs"
+
+
+def _writable(home: Path) -> str:
+    place = _existing(home)
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(f"{place} is not writable")
+    return "writable" if place == home else f"not there yet; {place} is writable"
+
+
+def _space(home: Path) -> str:
+    free = shutil.disk_usage(_existing(home)).free
+    if free < LEAST_FREE_BYTES:
+        raise OSError(f"{free / 1024**2:.0f} MiB free, wanted {LEAST_FREE_BYTES / 1024**2:.0f} MiB or more")
+    return f"{free / 1024**3:.1f} GiB free"
+
+
+def _existing(home: Path) -> Path:
+    """The home folder, or the nearest folder above it that exists."""
+    absolute = home.absolute()
+    found = next(folder for folder in (absolute, *absolute.parents) if folder.exists())
+    return home if found == absolute else found

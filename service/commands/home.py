@@ -1,0 +1,108 @@
+"""A home folder as the commands work on it: opened and closed, models brought in, corpus and index built."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from model.artefact import ModelCard, read_card, verify
+from model.errors import ArtefactError
+from service.api.logs import configure_logs
+from service.application.building import choose_model
+from service.application.manifest_import import ImportReport
+from service.application.types import Job, JobPhase
+from service.commands.console import fail, note, progress_bar
+from service.settings import Settings
+from service.wiring import Parts, build_importer, open_parts, rebuild
+
+MANIFEST = "manifest.json"
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[Parts]:
+    """The parts of a home folder; warnings go to standard error as plain lines."""
+    configure_logs("warning", as_json=False)
+    parts = open_parts(settings)
+    try:
+        yield parts
+    finally:
+        parts.close()
+
+
+def adopt_model(settings: Settings, model: str) -> str:
+    """Make sure that the home has the model; its label `name/version`.
+
+    `model` is the folder of an artefact, which is verified and copied in, or the label of one that is
+    there already, or `latest`, which is given back as it is.
+
+    Raises:
+        ArtefactError: the folder holds no sound artefact, or one that differs from the home's of that name.
+    """
+    folder = Path(model)
+    if not (folder / MANIFEST).is_file():
+        if folder.is_dir():
+            raise ArtefactError(f"{folder} holds no {MANIFEST}: a model artefact was wanted")
+        return model
+    card = verify(folder)
+    place = settings.models_folder / card.name / card.version
+    if place.is_dir():
+        _check_same(card, place)
+    elif folder.resolve() != place.resolve():
+        _copy_in(folder, place)
+    return f"{card.name}/{card.version}"
+
+
+def _check_same(card: ModelCard, place: Path) -> None:
+    present = read_card(place)
+    if present.digest != card.digest:
+        raise ArtefactError(
+            f"the home has another model {card.name}/{card.version} (digest {present.digest[:12]}, "
+            f"wanted {card.digest[:12]}): give the new one another version"
+        )
+    verify(place)
+
+
+def _copy_in(folder: Path, place: Path) -> None:
+    """Copy beside the place, then rename: a copy that is cut off is never taken for a model."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = place.with_name(f".{uuid.uuid4().hex}")
+    try:
+        shutil.copytree(folder, partial)
+        partial.replace(place)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def import_folder(parts: Parts, data: Path, model: str, quiet: bool = False) -> ImportReport:
+    """Bring a manifest folder into the catalog with codes of the model `name/version`.
+
+    What is there unchanged is passed over, so an import that was interrupted goes on where it stopped.
+    """
+    name, _, version = model.rpartition("/")
+    encoder = parts.shelf.load(name, version)
+    with progress_bar("importing", None, quiet) as bar:
+        return build_importer(parts, encoder).run(data, bar.at)
+
+
+def build_index(parts: Parts, model: str, quiet: bool = False) -> Job:
+    """Build a generation of the whole corpus with the model and make it live; ends the command on failure."""
+    with progress_bar("building", None, quiet) as bar:
+        job = rebuild(parts, model, lambda seen: bar.at(seen.done, seen.total or None, seen.phase.value))
+    if job.phase is not JobPhase.DONE:
+        fail(f"the index was not built, the job {job.phase.value}: {job.error or 'no reason given'}")
+    return job
+
+
+def resolved(parts: Parts, model: str) -> str:
+    """The label of a model given as `latest` or as a label. Raises `NotFound`."""
+    live = parts.catalog.generations.live()
+    return choose_model(parts.shelf, model, live.model_name if live else None).label
+
+
+def report_import(report: ImportReport) -> None:
+    """Name the lines of an import that did not come in."""
+    for problem in report.problems:
+        note(f"not imported: {problem}")

@@ -1,0 +1,130 @@
+"""`hashguard index build | verify | rollback`: the index of a home folder, without a running service.
+
+A service that runs on the same home follows within a second.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.application.errors import ServiceError
+from service.application.types import Generation
+from service.commands.console import FAILED, JsonOption, fail, say, show_json, show_table
+from service.commands.home import adopt_model, build_index, import_folder, opened, report_import, resolved
+from service.commands.options import DeviceOption, HomeOption, settings_with
+from service.wiring import Parts
+
+app = typer.Typer(no_args_is_help=True, help="Index generations: build, verify, roll back.")
+
+
+@app.command()
+def build(
+    home: HomeOption = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Manifest folder to import first (pairs.jsonl and images).")
+    ] = None,
+    model: Annotated[str, typer.Option(help="Folder of a model, NAME/VERSION, or latest.")] = "latest",
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Import a corpus, encode it, build an index and make it live. Status 1 when a line did not come in."""
+    settings = settings_with(home=home, device=device)
+    label = adopt_model(settings, model)
+    with opened(settings) as parts:
+        label = resolved(parts, label)
+        report = import_folder(parts, data, label, as_json) if data is not None else None
+        job = build_index(parts, label, as_json)
+        live = parts.catalog.generations.live()
+        count = parts.catalog.items.count()
+    if report is not None:
+        report_import(report)
+    if as_json:
+        imported = None if report is None else vars(report)
+        show_json({"generation": job.generation_id, "model": label, "items": count, "import": imported})
+    else:
+        codes = f"{live.image_count} image and {live.text_count} text codes" if live else "nothing"
+        say(f"generation {job.generation_id} of {label} is live: {count} items, {codes}")
+    if report is not None and report.failed:
+        fail(f"{report.failed} of {report.done} lines did not come in")
+
+
+@app.command()
+def verify(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Load every generation: digests, counts, and whether its model is here. Status 1 on a problem."""
+    with opened(settings_with(home=home)) as parts:
+        rows = [(generation, _trouble(parts, generation)) for generation in parts.catalog.generations.all()]
+    if as_json:
+        show_json(
+            {"ok": not any(trouble for _, trouble in rows), "generations": [_row(*row) for row in rows]}
+        )
+    else:
+        cells = [
+            (one.id, f"{one.model_name}/{one.model_version}", one.image_count, one.text_count,
+             "live" if one.live else "", trouble or "sound")
+            for one, trouble in rows
+        ]  # fmt: skip
+        show_table("generations", ("id", "model", "images", "texts", "", "state"), cells)
+    if any(trouble for _, trouble in rows):
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def rollback(
+    generation: Annotated[
+        str | None, typer.Argument(help="The one before the live one when not given.", show_default=False)
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make an earlier generation live again, after checking it."""
+    with opened(settings_with(home=home)) as parts:
+        chosen = _chosen(parts.catalog.generations.all(), generation)
+        trouble = _trouble(parts, chosen)
+        if trouble:
+            fail(f"generation {chosen.id} cannot be served: {trouble}")
+        parts.catalog.generations.set_live(chosen.id)
+    if as_json:
+        show_json(_row(chosen, "") | {"live": True})
+    else:
+        say(f"generation {chosen.id} of {chosen.model_name}/{chosen.model_version} is live")
+
+
+def _chosen(kept: list[Generation], wanted: str | None) -> Generation:
+    """The generation that was asked for; `kept` is newest first."""
+    if wanted is not None:
+        found = next((one for one in kept if one.id == wanted), None)
+        return found or fail(f"there is no generation {wanted!r}; `hashguard index verify` lists them")
+    live = next((position for position, one in enumerate(kept) if one.live), None)
+    if live is None:
+        fail("no generation is live: name the one to serve")
+    if live + 1 == len(kept):
+        fail(f"there is no generation before the live one, {kept[live].id}")
+    return kept[live + 1]
+
+
+def _trouble(parts: Parts, generation: Generation) -> str:
+    """Why a generation cannot be served, or an empty text."""
+    try:
+        indexes = parts.store.load(generation)
+    except ServiceError as error:
+        return error.detail
+    counts = {side: len(index) for side, index in indexes.items()}
+    if counts != {"image": generation.image_count, "text": generation.text_count}:
+        return f"it holds {counts}, the catalog says otherwise"
+    if generation.model_digest not in {ref.digest for ref in parts.shelf.refs()}:
+        return f"its model {generation.model_name}/{generation.model_version} is not here"
+    return ""
+
+
+def _row(generation: Generation, trouble: str) -> dict[str, object]:
+    return {
+        "id": generation.id,
+        "model": f"{generation.model_name}/{generation.model_version}",
+        "image_count": generation.image_count,
+        "text_count": generation.text_count,
+        "live": generation.live,
+        "problem": trouble or None,
+    }
