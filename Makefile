@@ -54,7 +54,7 @@ lock: ## Resolve requirements/*.lock anew from pyproject.toml
 	cd requirements && sh lock.sh
 
 openapi: setup ## Write docs/openapi.json from the code
-	$(BIN)/python -m service.api.openapi docs/openapi.json
+	$(BIN)/python -m service.api.document docs/openapi.json
 
 sample-model: setup ## Train the sample model that the package ships (about 5 minutes on 2 cores)
 	rm -rf runs/sample
@@ -69,7 +69,7 @@ bench-quality: setup ## Retrieval quality on a manifest folder: DATA=DIR [RECIPE
 	    $(if $(RECIPE),--recipe $(RECIPE)) $(if $(BACKBONE),--backbone $(BACKBONE))
 
 bench-search: setup ## Search and bulk-add speed against raw Faiss in the same process
-	$(BIN)/python -m bench.search
+	$(BIN)/python -m bench.search --items 1000000 --bits 64 --out docs/performance/search.json
 
 clean: ## Remove what the other commands made, the virtual environment included
 	rm -rf $(VENV) home build .mypy_cache .ruff_cache .pytest_cache .hypothesis

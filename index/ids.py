@@ -10,7 +10,7 @@ bytes, which is exact here because an id has no NUL.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,23 +72,23 @@ def known_keys(ids: Collection[str]) -> Keys:
 class IdTable(Sequence[str]):
     """Sorted distinct ids; row i is the i-th in the order of UTF-8 bytes. Immutable, safe for threads."""
 
-    __slots__ = ("_data", "_size", "_starts", "_width", "bytes_total")
+    __slots__ = ("_blob", "_fixed", "_size", "_starts", "bytes_total")
 
     def __init__(self, blob: NDArray[np.uint8], lengths: NDArray[np.uint8]) -> None:
         """Take the ids' bytes end to end, and the length of each; they must be sorted (not checked)."""
         self._size = len(lengths)
         self.bytes_total = len(blob)
         """UTF-8 bytes of all ids together."""
-        self._width = int(lengths.max(initial=1))
-        self._starts: NDArray[Any] | None = None
-        if self._size * self._width <= _FIXED_SLACK * (len(blob) + 4 * self._size):
-            self._data = (
-                blob if self._size * self._width == len(blob) else _padded(blob, lengths, self._width)
-            )
+        self._fixed: Keys | None = None
+        self._blob, self._starts = blob, np.zeros(0, dtype=np.int64)
+        width = int(lengths.max(initial=1))
+        if self._size * width <= _FIXED_SLACK * (len(blob) + 4 * self._size):
+            rows = blob if self._size * width == len(blob) else _padded(blob, lengths, width)
+            self._fixed, self._blob = rows.view(f"S{width}"), rows[:0]
             return
-        starts = np.zeros(self._size + 1, dtype=np.uint32 if len(blob) < 1 << 32 else np.int64)
-        np.cumsum(lengths, out=starts[1:])
-        self._data, self._starts = blob, starts
+        kind = np.uint32 if len(blob) < 1 << 32 else np.int64
+        self._starts = np.zeros(self._size + 1, dtype=kind)
+        np.cumsum(lengths, out=self._starts[1:])
 
     @classmethod
     def from_keys(cls, blocks: Iterable[Keys]) -> "IdTable":
@@ -127,23 +127,22 @@ class IdTable(Sequence[str]):
     @property
     def nbytes(self) -> int:
         """Bytes of memory that the ids take."""
-        return self._data.nbytes + (0 if self._starts is None else self._starts.nbytes)
+        return self._blob.nbytes + self._starts.nbytes + (0 if self._fixed is None else self._fixed.nbytes)
 
     def key(self, row: int) -> bytes:
         """UTF-8 bytes of one row."""
-        if self._starts is None:
-            found: bytes = self.keys(0, self._size).item(row)
-            return found
-        return self._data[self._starts[row] : self._starts[row + 1]].tobytes()
+        if self._fixed is not None:
+            return self._fixed.item(row)
+        return self._blob[self._starts[row] : self._starts[row + 1]].tobytes()
 
     def keys(self, start: int, stop: int) -> Keys:
         """Rows start to stop as keys; a view without a copy where the layout allows it."""
-        if self._starts is None:
-            return self._data[start * self._width : stop * self._width].view(f"S{self._width}")
+        if self._fixed is not None:
+            return self._fixed[start:stop]
         starts = self._starts[start : stop + 1]
         lengths = np.diff(starts).astype(np.uint8)
         width = int(lengths.max(initial=1))
-        return _padded(self._data[starts[0] : starts[-1]], lengths, width).view(f"S{width}")
+        return _padded(self._blob[starts[0] : starts[-1]], lengths, width).view(f"S{width}")
 
     def bisect(self, key: bytes, *, right: bool = False) -> int:
         """Number of ids before `key` in the order of bytes; with `right`, an equal id counts too."""
@@ -167,8 +166,8 @@ class IdTable(Sequence[str]):
         if len(keys) <= _FEW:
             found = np.array([self.row(key) for key in keys.tolist()], dtype=np.int64)
             return found[found >= 0]
-        if self._starts is None:
-            return _match(self.keys(0, self._size), keys)
+        if self._fixed is not None:
+            return _match(self._fixed, keys)
         parts = [np.zeros(0, dtype=np.int64)]
         first = 0
         for start in range(0, self._size, _BLOCK):

@@ -159,6 +159,8 @@ def _merged(found: Sequence[tuple[IdTable, Found]], options: SearchOptions) -> l
         limit = min(limit, int(np.partition(distances, options.k - 1)[options.k - 1]))
     hits = []
     for ids, (near, rows) in found:
+        if not len(near) or near[0] > limit:
+            continue
         end = int(np.searchsorted(near, limit, side="right"))
         pairs = zip(rows[:end].tolist(), near[:end].tolist(), strict=True)
         hits.extend([Hit(ids[row], distance) for row, distance in pairs])

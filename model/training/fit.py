@@ -83,7 +83,7 @@ def fit(order: Order, world: World, display: Display, wish: StopWish) -> Outcome
         RecipeError, UnknownName: something in the order that cannot be.
         DataError: the data cannot be trained on.
         CheckpointError: nothing to continue from, a damaged checkpoint, or a full disk.
-        Stopped: the wish was heard; a checkpoint to continue from is there.
+        Stopped: the wish was heard; it says whether there is a checkpoint to continue from.
 
     """
     began = time.monotonic()
@@ -105,7 +105,8 @@ def fit(order: Order, world: World, display: Display, wish: StopWish) -> Outcome
     finally:
         observer.close()
     if not finished:
-        raise Stopped(observer.signum, f"stopped at step {trainer.step} of {trainer.total}")
+        where = f"stopped at step {trainer.step} of {trainer.total}"
+        raise Stopped(observer.signum, where, resumable=True)
     if not world.leads:
         return None
     folder, scores = _publish(order, prepared, trainer, held_out)
@@ -146,7 +147,9 @@ def _prepare(order: Order, world: World, display: Display, run: RunFolder, wish:
     else:
         created = _create(order, corpus, display, world, run)
     preprocessing = _preprocessing(created)
-    feed_sides = _sides(recipe, corpus, created.codec, preprocessing, _ticker(display, wish))
+    feed_sides = _sides(
+        recipe, corpus, created.codec, preprocessing, _ticker(display, wish, resumable=order.resume)
+    )
     feed = Feed(recipe, corpus, feed_sides, world)
     entry, settings = read_defence(order.defence, recipe.defence)
     context = DefenceContext(order.bits, corpus.labels[corpus.trained], recipe.loss)
@@ -202,13 +205,13 @@ def _sides(
     return Sides(images, tokens)
 
 
-def _ticker(display: Display, wish: StopWish) -> Callable[[int, int], None]:
+def _ticker(display: Display, wish: StopWish, *, resumable: bool) -> Callable[[int, int], None]:
     """Shows how far decoding is, and stops it when somebody wants that."""
 
     def tick(done: int, total: int) -> None:
         display.progress("decoding images", done, total)
         if wish:
-            raise Stopped(wish.signum, "stopped while decoding images, before the first step")
+            raise Stopped(wish.signum, "stopped while decoding images", resumable=resumable)
 
     return tick
 

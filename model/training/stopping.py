@@ -9,10 +9,14 @@ from model.errors import ModelError
 
 
 class Stopped(ModelError):
-    """A run was asked to stop and has left a state to continue from; `signum` is the signal's number."""
+    """A run was asked to stop.
 
-    def __init__(self, signum: int, where: str) -> None:
+    `signum` is the signal's number; `resumable` says whether there is a state to continue from.
+    """
+
+    def __init__(self, signum: int, where: str, *, resumable: bool) -> None:
         self.signum = signum
+        self.resumable = resumable
         super().__init__(where)
 
 

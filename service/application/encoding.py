@@ -30,7 +30,8 @@ def encode_contents(encoder: Encoder, contents: Sequence[Content]) -> list[Codes
 
     Raises `Unavailable` when the model cannot work at all now: that is not the items' fault.
     """
-    results: list[Codes | ServiceError] = [{} for _ in contents]
+    codes: list[Codes] = [{} for _ in contents]
+    errors: dict[int, ServiceError] = {}
     images: list[tuple[int, Any]] = []
     for position, content in enumerate(contents):
         if content.image is not None and "image" in encoder.modalities:
@@ -39,12 +40,16 @@ def encode_contents(encoder: Encoder, contents: Sequence[Content]) -> list[Codes
             except Unavailable:
                 raise
             except ServiceError as error:
-                results[position] = error
-    _encode_side("image", encoder.encode_images, images, results)
+                errors[position] = error
+    _encode_side("image", encoder.encode_images, images, codes, errors)
     if "text" in encoder.modalities:
-        texts = [(i, content.text) for i, content in enumerate(contents) if content.text is not None]
-        _encode_side("text", encoder.encode_texts, texts, results)
-    return results
+        texts = [
+            (position, content.text)
+            for position, content in enumerate(contents)
+            if content.text is not None and position not in errors
+        ]
+        _encode_side("text", encoder.encode_texts, texts, codes, errors)
+    return [errors.get(position, found) for position, found in enumerate(codes)]
 
 
 def encode_versions(
@@ -82,17 +87,15 @@ def _encode_side(
     side: Side,
     encode: Callable[[Sequence[Any]], CodeArray],
     inputs: Sequence[tuple[int, Any]],
-    results: list[Codes | ServiceError],
+    codes: list[Codes],
+    errors: dict[int, ServiceError],
 ) -> None:
-    wanted = [
-        (position, value) for position, value in inputs if not isinstance(results[position], ServiceError)
-    ]
-    for (position, _), code in zip(wanted, _each(encode, [value for _, value in wanted]), strict=True):
-        found = results[position]
-        if isinstance(code, ServiceError):
-            results[position] = code
-        elif isinstance(found, dict):
-            found[side] = code
+    results = _each(encode, [value for _, value in inputs])
+    for (position, _), result in zip(inputs, results, strict=True):
+        if isinstance(result, ServiceError):
+            errors[position] = result
+        else:
+            codes[position][side] = result
 
 
 def _each(encode: Callable[[Sequence[Any]], CodeArray], values: Sequence[Any]) -> list[bytes | ServiceError]:

@@ -106,11 +106,11 @@ class _Reporter:
         last = progress.done == progress.total
         if progress.phase == self._phase and now < self._due and not last:
             return
-        changes: dict[str, object] = {"rate": progress.rate, "eta_s": progress.eta_s}
+        changes: dict[str, object] = {"eta_s": progress.eta_s}
         if progress.phase is not self._phase:
             changes["phase"] = progress.phase
         if progress.phase is JobPhase.ENCODING:
-            changes |= {"done": progress.done, "total": progress.total}
+            changes |= {"done": progress.done, "total": progress.total, "rate": progress.rate}
         if not self._jobs.advance(self._job_id, **changes):
             raise _StoppedError
         self._phase, self._due = progress.phase, now + _REPORT_EVERY_S

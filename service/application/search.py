@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.application.cursor import query_digest, read_search_cursor, write_search_cursor
-from service.application.encoding import Content, encode_contents
+from service.application.encoding import Content, encode_contents, encode_versions
 from service.application.errors import InvalidInput, NotFound, ServiceError
 from service.application.ports import BlobStore, CodeRepository, ItemRepository, Neighbour, Reach
 from service.application.serving import Serving, ServingState
@@ -97,13 +97,11 @@ class Retrieval:
         return _encode_answer(serving, _encode_text(serving, check_text(text, self.limits)))
 
     def _encode(self, serving: Serving, query: Query) -> _Encoded:
+        if query.item is not None:
+            return self._encode_item(serving, *query.item)
         if query.image is not None:
             return _encode_image(serving, check_image(query.image, self.limits))
-        if query.text is not None:
-            return _encode_text(serving, check_text(query.text, self.limits))
-        if query.item is None:
-            raise InvalidInput("a query has exactly one of image, text and item, got none")
-        return self._encode_item(serving, *query.item)
+        return _encode_text(serving, check_text(query.text, self.limits))
 
     def _encode_item(self, serving: Serving, item_id: str, side: Side) -> _Encoded:
         _check_side(serving, side)
@@ -116,14 +114,11 @@ class Retrieval:
         if side in version.codes:
             return _Encoded(version.codes[side], side, 0.0, _since(started))
         # Written under another model a moment ago: the code is on its way, make it here meanwhile.
-        digest = version.image_digest
-        content = Content(item_id, text=version.text) if side == "text" or digest is None else Content(
-            item_id, image=lambda: self.blobs.read(digest)
-        )  # fmt: skip
-        codes = encode_contents(serving.encoder, [content])[0]
-        if isinstance(codes, ServiceError):
-            raise codes
-        return _Encoded(codes[side], side, 0.0, _since(started))
+        new, failures = encode_versions(serving.encoder, self.blobs, [version])
+        if item_id in failures:
+            raise failures[item_id]
+        code = next(one.code for one in new if one.side == side)
+        return _Encoded(code, side, 0.0, _since(started))
 
     def _encode_all(self, serving: Serving, queries: Sequence[Query]) -> list[_Encoded | ServiceError]:
         results: list[_Encoded | ServiceError | None] = [self._checked(serving, query) for query in queries]

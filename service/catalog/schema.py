@@ -33,11 +33,15 @@ def bring_up_to_date(database: Database) -> None:
     config.set_main_option("script_location", _MIGRATIONS.as_posix())
     scripts = ScriptDirectory.from_config(config)
     with database.exclusive() as connection:
-        if connection.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
+        _take_lock(connection)
         _check_known(connection, scripts)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def _take_lock(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
 
 
 def _check_known(connection: Connection, scripts: ScriptDirectory) -> None:

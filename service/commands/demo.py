@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 import service
-from service.commands.console import err, fail, note, say
+from service.commands.console import err, escape, fail, note, say
 from service.commands.home import adopt_model, build_index, import_folder, opened, report_import
 from service.commands.options import DeviceOption, HomeOption, settings_with
 from service.commands.serve import listen, run
@@ -104,8 +104,9 @@ def _announce(address: str, corpus: Path) -> None:
     body = json.dumps({"text": pair["texts"][0], "k": 3})
     say(f"hashguard is ready: {address}")
     say("Images for a text:")
-    say(f"  curl -s {address}/v1/search/text-to-image --json {shlex.quote(body)}")
+    header = "-H 'Content-Type: application/json'"
+    say(f"  curl -s {address}/v1/search/text-to-image {header} -d {escape(shlex.quote(body))}")
     say("Texts for an image:")
-    image = shlex.quote(f"image=@{(corpus / pair['image']).resolve()}")
+    image = escape(shlex.quote(f"image=@{(corpus / pair['image']).resolve()}"))
     say(f"  curl -s {address}/v1/search/image-to-text -F k=3 -F {image}")
     err.print("Ctrl-C ends it.")

@@ -50,7 +50,7 @@ def adopt_model(settings: Settings, model: str) -> str:
     place = settings.models_folder / card.name / card.version
     if place.is_dir():
         _check_same(card, place)
-    elif folder.resolve() != place.resolve():
+    else:
         _copy_in(folder, place)
     return f"{card.name}/{card.version}"
 

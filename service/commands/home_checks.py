@@ -48,11 +48,11 @@ def blobs(settings: Settings) -> str:
     if not settings.home.is_dir():
         return "none yet"
     with opened(settings) as parts:
-        items = [item for item in parts.catalog.items.page(None, 100) if item.image_digest]
-        for item in items:
-            if item.image_digest is not None:
-                parts.blobs.read(item.image_digest)
-    return f"{len(items)} images read"
+        found = {item.image_digest for item in parts.catalog.items.page(None, 100)}
+        digests = [digest for digest in found if digest is not None]
+        for digest in digests:
+            parts.blobs.read(digest)
+    return f"{len(digests)} images read"
 
 
 CHECKS: Mapping[str, Callable[[Settings], str]] = {

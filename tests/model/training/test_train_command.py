@@ -135,6 +135,12 @@ def test_refusals_are_one_line_and_status_1(call, recipe_file, more, said):
     assert "Traceback" not in result.output
 
 
+def test_help_does_not_wait_for_torch():
+    code = "import sys, model.training.commands; print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"
+
+
 def test_sub_commands_are_there():
     result = CliRunner().invoke(app, ["--help"])
     for name in ("train", "data", "model"):

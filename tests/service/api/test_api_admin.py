@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,12 @@ import pytest
 from starlette.testclient import TestClient
 from structlog.testing import capture_logs
 from test_api_search import problem_of, text_search
+from test_middleware import ask, scope
 from tiny import make_model, picture, settings_for
 
-from service.api.app import create_app
+from service.api.app import allowed_hosts, create_app, is_loopback
 from service.api.deps import Caller, Context, Scope, caller, context
+from service.settings import Settings
 from service.wiring import build_application
 
 
@@ -60,6 +63,7 @@ def test_a_reindex_with_a_second_model_and_the_way_back(own: TestClient, home: P
     generations = own.get("/v1/admin/generations").json()["generations"]
     assert [one["live"] for one in generations] == [True, False]
     assert generations[0]["model_version"] == "tiny/2"
+    assert "hashguard_reindex_running 0.0" in own.get("/metrics").text
     back = own.post(f"/v1/admin/generations/{generations[1]['id']}/activate")
     assert (back.status_code, back.json()["live"]) == (200, True)
     assert text_search(own, text="a red ball").json()["hits"][0]["distance"] == 0
@@ -208,6 +212,31 @@ def test_an_unforeseen_failure_is_a_500_problem_without_its_reason(
     assert problem_of(answer, 500)["code"] == "internal_error"
     assert "secret" not in answer.text
     assert own.get("/readyz").status_code == 200
+
+
+def test_a_body_that_breaks_off_is_answered_although_nobody_reads_it(client: TestClient) -> None:
+    async def gone() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    request = scope("/v1/search/text-to-image", host="localhost", content_type="application/json")
+    answer = asyncio.run(ask(client.app, request | {"query_string": b"", "client": None}, gone))
+    assert (answer["status"], answer["problem"]["code"]) == (400, "bad_request")
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("[::1]", True), ("LocalHost", True),
+     ("0.0.0.0", False), ("::", False), ("192.168.1.2", False), ("example.org", False), ("", False)],
+)  # fmt: skip
+def test_which_addresses_only_this_machine_reaches(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
+
+
+def test_which_hosts_are_ours() -> None:
+    here = allowed_hosts(Settings(host="127.0.0.1", allowed_hosts="box.lan, other.lan"))
+    assert {"localhost", "127.0.0.1", "box.lan", "other.lan"} <= set(here)
+    assert allowed_hosts(Settings(host="0.0.0.0")) == ("*",)
+    assert allowed_hosts(Settings(host="0.0.0.0", allowed_hosts="box.lan")) == ("box.lan",)
 
 
 def test_a_context_that_nobody_put_up_is_said_to_be_missing() -> None:

@@ -1,28 +1,36 @@
-"""The life of a real server: it drains on SIGTERM, bounds what it takes, and its page works in a browser."""
+"""The life of a real server: bounds, drain, the page in a browser, and the client library against it."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 from typing import Any
 
 import h11
 import httpx
 import pytest
+import structlog
 from PIL import Image
-from tiny import ROOT, picture, running
+from starlette.testclient import TestClient
+from tiny import ROOT, picture, settings_for
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from service.api import protocol
+from service.api.middleware.admission import Gate
 from service.api.protocol import ProblemProtocol
+from service.main import DrainingServer, bind, create, serve
+from service.settings import Settings
 
 sys.path.insert(0, str(ROOT / "clients" / "python"))
 
@@ -42,35 +50,90 @@ def ask(client: httpx.Client, answers: list[Any]) -> threading.Thread:
     return thread
 
 
-def test_a_server_refuses_what_is_too_much_drains_on_a_signal_and_ends_with_0(home: Path) -> None:
-    with running(home, model_batch_delay_ms=1000.0, max_requests_in_flight=2) as (client, process):
-        answers: list[Any] = []
-        threads = [ask(client, answers) for _ in range(5)]
-        time.sleep(0.3)
-        assert client.get("/livez").status_code == 200
-        for thread in threads:
-            thread.join()
-        statuses = [answer.status_code for answer in answers]
-        assert set(statuses) == {200, 503}
-        assert statuses.count(200) >= 2
-        assert 'hashguard_rejected_total{reason="overloaded"}' in client.get("/metrics").text
+def test_a_server_refuses_what_is_too_much_drains_on_a_signal_and_ends(home: Path) -> None:
+    """In this process: `serve` in the main thread, its clients and the signal from another one."""
+    settings = settings_for(home, model_batch_delay_ms=1000.0, max_requests_in_flight=2, port=0)
+    bound = bind(settings.host, settings.port)
+    address = f"http://127.0.0.1:{bound.getsockname()[1]}"
+    answers: list[Any] = []
+    late: list[Any] = []
+    seen: dict[str, httpx.Response] = {}
+    raw: list[bytes] = []
 
-        late: list[Any] = []
-        with httpx.Client(base_url=client.base_url) as other:
-            assert other.get("/livez").status_code == 200
+    def visit() -> None:
+        with httpx.Client(base_url=address, timeout=30.0) as client, httpx.Client(base_url=address) as other:
+            threads = [ask(client, answers) for _ in range(5)]
+            time.sleep(0.3)
+            seen["live"] = client.get("/livez")
+            for thread in threads:
+                thread.join()
+            seen["metrics"] = client.get("/metrics")
+            with socket.create_connection(("127.0.0.1", bound.getsockname()[1])) as connection:
+                connection.sendall(b"GARBAGE\r\n\r\n")
+                raw.append(connection.recv(65_536))
+                connection.sendall(b"more of it")
+            other.get("/livez")
             thread = ask(client, late)
             time.sleep(0.3)
-            process.send_signal(signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.1)
-            ready = other.get("/readyz")
-            refused = other.get("/v1/items")
-        assert (ready.status_code, ready.json()["ready"]) == (503, False)
-        assert "draining" in ready.json()["reasons"]
-        assert (refused.status_code, refused.json()["code"]) == (503, "draining")
-        assert int(refused.headers["retry-after"]) > 0
-        thread.join()
-        assert late[0].status_code == 200
-        assert process.wait(timeout=15) == 0
+            seen["ready"] = other.get("/readyz")
+            seen["refused"] = other.get("/v1/items")
+            thread.join()
+
+    visitor = threading.Thread(target=visit)
+    serve(settings, bound, visitor.start)
+    visitor.join()
+    statuses = [answer.status_code for answer in answers]
+    assert set(statuses) == {200, 503}
+    assert statuses.count(200) >= 2
+    assert seen["live"].status_code == 200
+    assert 'hashguard_rejected_total{reason="overloaded"}' in seen["metrics"].text
+    assert b"application/problem+json" in raw[0]
+    assert (seen["ready"].status_code, seen["ready"].json()["ready"]) == (503, False)
+    assert "draining" in seen["ready"].json()["reasons"]
+    assert (seen["refused"].status_code, seen["refused"].json()["code"]) == (503, "draining")
+    assert int(seen["refused"].headers["retry-after"]) > 0
+    assert late[0].status_code == 200
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    context = types.SimpleNamespace(gate=Gate(1), settings=Settings())
+
+    async def story() -> None:
+        server = DrainingServer(Config(lambda: None, log_config=None), context, lambda: None)  # type: ignore[arg-type]
+        server.handle_exit(signal.SIGTERM, None)
+        assert (server.should_exit, server.force_exit) == (
+            True,
+            False,
+        )  # it had not started: nothing to drain
+        server = DrainingServer(Config(lambda: None, log_config=None), context, lambda: None)  # type: ignore[arg-type]
+        server.started = True
+        server.handle_exit(signal.SIGINT, None)
+        assert not server.should_exit
+        server.handle_exit(signal.SIGINT, None)
+        assert (server.should_exit, server.force_exit) == (True, True)
+
+    asyncio.run(story())
+
+
+def test_an_address_that_is_not_ours_cannot_be_bound() -> None:
+    with pytest.raises(OSError, match="assign"):
+        bind("192.0.2.1", 0)
+
+
+def test_the_factory_reads_the_environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HASHGUARD_HOME", str(home))
+    monkeypatch.setenv("HASHGUARD_DEVICE", "cpu")
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        with TestClient(create(), base_url="http://localhost") as client:
+            assert client.get("/readyz").json()["model_version"] == "tiny/1"
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        structlog.reset_defaults()
 
 
 class Silence:
@@ -113,10 +176,12 @@ def test_a_client_that_never_sends_its_request_is_let_go(monkeypatch: pytest.Mon
         await asyncio.sleep(0.1)
         assert transport.closed
         made.connection_lost(None)
-        quick, open_transport = connection()
-        quick.connection_lost(None)
+        gone, transport = connection()
+        gone.connection_lost(None)
+        served, open_transport = connection()
+        served.cycle = types.SimpleNamespace(response_complete=True)  # type: ignore[assignment]
         await asyncio.sleep(0.1)
-        assert open_transport.written == b""
+        assert (transport.closed, open_transport.closed) == (True, False)
 
     asyncio.run(story())
 

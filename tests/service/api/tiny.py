@@ -107,15 +107,21 @@ def running(
         )
         try:
             address = _address(process, log)
-            with httpx.Client(base_url=address, timeout=30.0) as client:
+            with httpx.Client(base_url=address, timeout=60.0) as client:
                 yield client, process
+            process.terminate()
+            ended = process.wait(timeout=60)
+            if ended != 0:
+                raise RuntimeError(
+                    f"SIGTERM should end the server with 0, it was {ended}: {log.read_text()[-2000:]}"
+                )
         finally:
             process.kill()
             process.wait()
 
 
 def _address(process: subprocess.Popen[str], log: Path) -> str:
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 180
     while time.monotonic() < limit and process.poll() is None:
         for line in log.read_text().splitlines():
             if line.startswith("serving "):

@@ -19,7 +19,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from service.application.errors import InvalidInput, NotFound, Unavailable, UnsupportedMedia
-from service.application.ports import ModelRef
+from service.application.ports import ItemRecord, ModelRef
+from service.application.types import Item
+from service.wiring import utc_now
 from service.worker import main
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "grey": (128, 128, 128)}
@@ -123,6 +125,12 @@ def picture(colour, size=16, kind="PNG"):
     out = io.BytesIO()
     Image.new("RGB", (size, size), COLOURS.get(colour, colour)).save(out, kind)
     return out.getvalue()
+
+
+def put_text(parts, item_id):
+    """An item without codes, straight into the catalog."""
+    item = Item(item_id, None, None, "text", {}, utc_now(), utc_now())
+    parts.catalog.items.put([ItemRecord(item, {}, "0" * 64)], lambda: None)
 
 
 if __name__ == "__main__":

@@ -62,6 +62,13 @@ def test_forged_cursors_are_refused(changes):
     assert caught.value.code in {"bad_cursor", "bad_id"}
 
 
+def test_only_the_text_that_we_would_write_is_taken():
+    spaced = base64.urlsafe_b64encode(b'{"a": "x"}').decode().rstrip("=")
+    with pytest.raises(InvalidInput):
+        read_page_cursor(spaced)
+    assert read_page_cursor(forged({"a": "x"})) == "x"
+
+
 @pytest.mark.parametrize("cursor", ["", "A", "AA=", "bnVsbA", "W10", "e30", "-" * 1001, "[" * 900, "e30 "])
 def test_rubbish_is_refused(cursor):
     with pytest.raises(InvalidInput):

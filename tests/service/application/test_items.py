@@ -167,6 +167,12 @@ def test_a_long_batch_of_mixed_items_comes_in_whole(make_app):
     assert app.health.ready().item_count == 150
 
 
+def test_a_batch_of_nothing_but_bad_items_writes_nothing(app):
+    outcomes = app.items.put_batch([ItemDraft("a/b", text="x"), ItemDraft("c", text="")])
+    assert [one.status for one in outcomes] == [422, 422]
+    assert app.health.ready().item_count == 0
+
+
 @pytest.mark.parametrize("count", [0, 257])
 def test_empty_and_endless_batches_are_refused(app, count):
     with pytest.raises(InvalidInput, match="1 to 256 items"):

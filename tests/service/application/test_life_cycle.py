@@ -3,13 +3,15 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from fake_homes import settings_for
-from fake_models import FakeEncoder, picture
+from fake_models import FakeEncoder, picture, put_text
 
 from service.application.building import choose_model
-from service.application.errors import Conflict, NotFound, Unavailable
+from service.application.errors import Conflict, InvalidInput, NotFound, Unavailable
+from service.application.ticker import Ticker
 from service.application.types import ItemDraft, Query
 from service.wiring import build_builder, build_importer, ensure_generation, open_parts, rebuild
 
@@ -268,12 +270,12 @@ def test_draining_refuses_model_work_and_is_not_ready(app):
 
 
 def test_a_canary_that_fails_makes_it_not_ready(make_app, monkeypatch):
-    app = make_app(canary_max_age_s=0.3, canary_interval_s=0.05)
+    app = make_app(canary_max_age_s=1, canary_interval_s=0.05)
     assert app.health.ready().ok
     encoder = app.items.state.current.encoder._encoder
     monkeypatch.setattr(encoder, "encode_texts", lambda texts: 1 / 0)
     wait_until(lambda: not app.health.ready().ok)
-    assert "no canary query was answered in the last 0.3 s (InvalidInput" in app.health.ready().reasons[0]
+    assert "no canary query was answered in the last 1 s (InvalidInput" in app.health.ready().reasons[0]
     monkeypatch.undo()
     wait_until(lambda: app.health.ready().ok)
 
@@ -287,6 +289,74 @@ def test_a_catalog_that_is_gone_is_a_reason_not_a_crash(make_app, monkeypatch):
     monkeypatch.setattr(app.items.repository, "count", fail)
     state = app.health.ready()
     assert (state.ok, state.reasons, state.item_count) == (False, ("the catalog is busy",), 0)
+
+
+def test_an_alias_that_vanishes_leaves_what_is_served(make_app, parts):
+    app = make_app(follower_poll_s=100)
+    app.items.put(ItemDraft("a", text="same"))
+    with parts.catalog.database.write() as connection:
+        connection.exec_driver_sql("DELETE FROM aliases")
+    app.follower.tick()
+    assert ids(app) == ["a"]
+
+
+def test_an_item_that_cannot_be_encoded_does_not_keep_the_others_out(make_app, parts):
+    app = make_app(follower_poll_s=100)
+    app.items.put(ItemDraft("broken", picture("red"), "same"))
+    app.items.put(ItemDraft("good", text="same"))
+    app.items.blobs.remove(app.items.get("broken").image_digest)
+    parts.catalog.codes.trim([], 0)  # as if both had been written under another model
+    app.close()
+    again = make_app(follower_poll_s=100)
+    assert ids(again) == ["good"]
+    assert again.health.ready().ok
+
+
+def test_a_text_only_model_serves_texts(make_app, shelf):
+    shelf.publish("1", modalities=["text"])
+    app = make_app()
+    assert app.health.ready().ok
+    app.items.put(ItemDraft("a", picture("red"), "same"))
+    assert ids(app) == ["a"]
+    with pytest.raises(InvalidInput, match="JPEG, PNG or WebP"):
+        app.items.put(ItemDraft("b", b"not an image", "same"))
+
+
+def test_deleting_works_without_a_model(make_app, shelf, parts):
+    put_text(parts, "a")
+    shelf.path.unlink()
+    app = make_app()
+    app.items.delete("a")
+    with pytest.raises(NotFound):
+        app.items.get("a")
+
+
+def test_a_model_that_is_swapped_again_and_again_is_unavailable(make_app, monkeypatch):
+    app = make_app()
+    state, real = app.items.state, app.items.state.current
+    others = [replace(real, encoder=FakeEncoder(str(n))) for n in range(20)]
+    monkeypatch.setattr(state, "require", lambda: others.pop())
+    with pytest.raises(Unavailable, match="changed again and again"):
+        app.items.put(ItemDraft("a", text="same"))
+
+
+def test_a_ticker_outlives_a_failing_tick():
+    calls = []
+
+    def action():
+        calls.append(1)
+        raise RuntimeError("a bad tick")
+
+    ticker = Ticker("test", 0.001, action)
+    ticker.stop()
+    ticker = Ticker("test", 0.001, action)
+    ticker.start()
+    wait_until(lambda: len(calls) > 2)
+    ticker.stop()
+    ticker.stop()
+    seen = len(calls)
+    time.sleep(0.02)
+    assert len(calls) == seen
 
 
 def test_a_live_generation_cannot_be_removed(app, parts):

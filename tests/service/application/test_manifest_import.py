@@ -116,6 +116,12 @@ def test_bad_lines_are_named_and_the_others_come_in(importer, parts, tmp_path):
     assert any("leaves the folder" in problem for problem in report.problems)
 
 
+def test_a_batch_of_nothing_but_bad_images_writes_nothing(importer, parts, tmp_path):
+    folder = write(tmp_path / "data", pair("a", "images/bad.png"))
+    (folder / "images" / "bad.png").write_bytes(b"not an image")
+    assert (importer.run(folder).failed, parts.catalog.items.count()) == (1, 0)
+
+
 def test_only_so_many_problems_are_kept(importer, tmp_path):
     report = importer.run(write(tmp_path / "data", *[b"{"] * 150))
     assert (report.failed, len(report.problems)) == (150, 100)

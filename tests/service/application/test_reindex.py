@@ -8,13 +8,13 @@ from datetime import timedelta
 
 import pytest
 from fake_homes import process_launcher, settings_for, thread_launcher
-from fake_models import picture
+from fake_models import picture, put_text
 
 from service.application.building import BuildFailed, Progress, choose_model
 from service.application.errors import Conflict, InvalidInput, NotFound, Unavailable
-from service.application.ports import ItemRecord
-from service.application.types import FINAL_PHASES, Item, ItemDraft, JobKind, JobPhase, Query
-from service.wiring import build_builder, build_runner, ensure_generation, open_parts, rebuild, utc_now
+from service.application.jobs import _Reporter, _StoppedError
+from service.application.types import FINAL_PHASES, ItemDraft, JobKind, JobPhase, Query
+from service.wiring import build_builder, build_runner, ensure_generation, open_parts, rebuild
 from service.worker import main
 
 
@@ -22,12 +22,6 @@ def fill(app, count=20):
     app.items.put_batch(
         [ItemDraft(f"i{n:03}", picture("red") if n % 2 else None, f"word{n}") for n in range(count)]
     )
-
-
-def put_text(parts):
-    """An item without codes, straight into the catalog."""
-    item = Item("a", None, None, "text", {}, utc_now(), utc_now())
-    parts.catalog.items.put([ItemRecord(item, {}, "0" * 64)], lambda: None)
 
 
 def finished(app, job_id, seconds=120):
@@ -452,7 +446,7 @@ def test_ctrl_c_in_an_offline_rebuild_cancels_the_job(parts, shelf, monkeypatch)
 def test_an_offline_rebuild_shows_its_job(parts, shelf):
     ensure_generation(parts)
     shelf.publish("2", slow_s=0.7)
-    put_text(parts)
+    put_text(parts, "a")
     seen = []
     assert rebuild(parts, "latest", seen.append).phase is JobPhase.DONE
     assert seen
@@ -462,7 +456,7 @@ def test_an_index_that_lost_codes_is_not_made_live(parts, shelf, monkeypatch):
     ensure_generation(parts)
     builder = build_builder(parts)
     loaded = type(parts.store).load
-    put_text(parts)
+    put_text(parts, "a")
 
     def losing(self, generation):
         indexes = loaded(self, generation)
@@ -500,3 +494,38 @@ def test_pruning_that_fails_does_not_undo_the_job(parts, shelf, monkeypatch):
 
     monkeypatch.setattr(type(parts.catalog.codes), "trim", busy)
     assert rebuild(parts, "latest").phase is JobPhase.DONE
+
+
+def test_a_job_that_ends_while_it_encodes_stops_the_worker(parts, shelf):
+    ensure_generation(parts)
+    shelf.publish("2")
+    for n in range(40):
+        put_text(parts, f"i{n}")
+    job, _ = parts.catalog.jobs.create(JobKind.REINDEX, "latest", True, None, timedelta(0))
+    runner = build_runner(parts)
+    parts.catalog.jobs.advance(job.id, phase=JobPhase.FAILED, error="given up")
+    reporter = _Reporter(parts.catalog.jobs, job.id, threading.Event())
+    with pytest.raises(_StoppedError):
+        runner.builder.build("fake", "2", reporter)
+    assert len(parts.catalog.codes.all(shelf.load("fake", "2").digest, "text", 64)[0]) == 0
+
+
+def test_items_that_keep_coming_do_not_keep_it_encoding(parts, shelf, monkeypatch):
+    """Each pass finds another batch; after a few passes the rest is left to the log of changes."""
+    ensure_generation(parts)
+    counter = iter(range(10_000))
+    count = type(parts.catalog.codes).count_lacking
+
+    def more(self, *arguments):
+        for _ in range(10):
+            put_text(parts, f"i{next(counter)}")
+        return count(self, *arguments)
+
+    monkeypatch.setattr(type(parts.catalog.codes), "count_lacking", more)
+    generation = build_builder(parts).build("fake", "1", lambda progress: None)
+    assert generation.text_count == 50
+    assert generation.snapshot_seq == 40
+
+
+def test_pruning_an_empty_home_does_nothing(parts):
+    assert build_builder(parts).prune(3) == []

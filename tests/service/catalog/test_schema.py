@@ -9,6 +9,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from catalog_records import put, record
 from sqlalchemy import create_mock_engine
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import OperationalError
 
 from service.application.errors import Unavailable
@@ -16,7 +17,7 @@ from service.catalog import schema
 from service.catalog.catalog import open_catalog
 from service.catalog.database import Database, open_engine
 from service.catalog.schema import SchemaError
-from service.catalog.tables import Base
+from service.catalog.tables import Base, UtcDateTime
 
 
 def test_the_migrations_make_exactly_the_tables_of_the_code(catalog):
@@ -93,6 +94,47 @@ def test_a_busy_or_missing_database_is_unavailable(tmp_path, clock, url):
     database = Database(open_engine(url))
     with pytest.raises(Unavailable), database.read():
         raise OperationalError("SELECT", None, Exception("locked"))
+
+
+class PostgresqlAlike:
+    """What can be tested without a server: that the statements meant for PostgreSQL are sent."""
+
+    class dialect:
+        name = "postgresql"
+
+    def __init__(self):
+        self.sent = []
+
+    def execute(self, statement, parameters=None):
+        self.sent.append(str(statement))
+
+
+def test_postgresql_is_locked_while_it_migrates():
+    connection = PostgresqlAlike()
+    schema._take_lock(connection)
+    assert connection.sent == ["SELECT pg_advisory_xact_lock(:key)"]
+
+
+def test_postgresql_writers_take_the_counter_first(catalog, monkeypatch):
+    monkeypatch.setattr(catalog.database.engine.dialect, "name", "postgresql")
+    with catalog.database.write() as connection:
+        assert connection.exec_driver_sql("SELECT value FROM counters WHERE name = 'seq'").scalar_one() == 0
+
+
+def test_a_postgresql_url_opens_a_pool(monkeypatch):
+    opened = {}
+    monkeypatch.setattr(
+        "service.catalog.database.create_engine", lambda url, **options: opened.update(options, url=url)
+    )
+    open_engine("postgresql://host/db")
+    assert opened["url"] == "postgresql://host/db"
+    assert opened["pool_pre_ping"]
+
+
+def test_no_time_is_no_time():
+    dialect = sqlite.dialect()
+    assert UtcDateTime().process_bind_param(None, dialect) is None
+    assert UtcDateTime().process_result_value(None, dialect) is None
 
 
 def test_ids_sort_by_bytes_on_postgresql():
