@@ -18,7 +18,7 @@ RECIPE ?=
 BACKBONE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format lock openapi sample-model bench-quality bench-search clean
+.PHONY: help setup run test check format lock openapi sample-model bench-quality bench-search tables clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -67,6 +67,9 @@ sample-model: setup ## Train the sample model that the package ships (about 5 mi
 bench-quality: setup ## Retrieval quality on a manifest folder: DATA=DIR [RECIPE=NAME] [BACKBONE=DIR] [SEEDS=0,1]
 	$(BIN)/python -m bench.quality --data $(DATA) --out $(OUT) --seeds $(SEEDS) \
 	    $(if $(RECIPE),--recipe $(RECIPE)) $(if $(BACKBONE),--backbone $(BACKBONE))
+
+tables: setup ## Write the README's tables from the data files below docs/
+	$(BIN)/python -m bench.tables
 
 bench-search: setup ## Search and bulk-add speed against raw Faiss in the same process
 	$(BIN)/python -m bench.search --items 1000000 --bits 64 --out docs/performance/search.json

@@ -287,7 +287,7 @@ def main() -> None:
     for seed in (int(part) for part in arguments.seeds.split(",")):
         folder, took = train(arguments, seed)
         found, encoder = evaluate(folder, manifest, f"hashguard, seed {seed}")
-        size = encoder.image_size
+        size = encoder.card.manifest["preprocessing"]["size"]
         runs.append(
             {"seed": seed, "recipe": arguments.recipe or "default", "model_digest": encoder.digest, **took}
         )

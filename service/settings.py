@@ -2,7 +2,7 @@
 
 Every field is `HASHGUARD_<NAME>` in the environment; command-line options are passed as keyword arguments
 and win. Units are in the names (`_s` seconds, `_ms` milliseconds, `_bytes`, `_chars`). A secret never has
-to stand in the environment: `HASHGUARD_CATALOG_URL_FILE` and `HASHGUARD_API_KEYS_FILE` name files.
+to stand in the environment: `HASHGUARD_CATALOG_URL_FILE` names a file that holds the URL.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ class Settings(BaseSettings):
     # The server.
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
-    api_keys_file: Path | None = None
     drain_s: Seconds = 20.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_json: bool = True
@@ -120,13 +119,6 @@ class Settings(BaseSettings):
     def blob_store_url(self) -> str:
         """URL of the blob store for fsspec: as set, or a folder under the home folder."""
         return self.blobs_url or f"file://{(self.home / 'blobs').absolute()}"
-
-    def api_keys(self) -> tuple[str, ...]:
-        """The keys that clients may present, one per line of `api_keys_file`; none when it is not set."""
-        if self.api_keys_file is None:
-            return ()
-        lines = self.api_keys_file.read_text(encoding="utf-8").splitlines()
-        return tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
 
     def child_environment(self) -> dict[str, str]:
         """Environment for a worker process that must see these same settings, whatever made them."""

@@ -253,7 +253,7 @@ def worker_launcher(settings: Settings) -> Launcher:
         command = [sys.executable, "-m", "service.worker", job_id]
         with (settings.logs_folder / f"reindex-{job_id}.log").open("ab") as log:
             return ProcessWorker(
-                subprocess.Popen(
+                subprocess.Popen(  # noqa: S603 - this very program and the id of a job
                     command,
                     env=environment,
                     stdin=subprocess.DEVNULL,

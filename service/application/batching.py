@@ -1,9 +1,10 @@
 """One model thread behind a bounded queue, which joins waiting inputs to batches.
 
-The thread takes the oldest input, waits at most `max_delay_s` for others of the same kind (same model,
-same side), and runs them together. When the queue is full a caller is told at once to come back later; an
-input that waited beyond its deadline is not run. A batch that fails is run again one by one, so that one
-bad input harms nobody else.
+The thread takes the oldest input and runs it with those of the same kind (same model, same side).
+While inputs come in company it waits at most `max_delay_s` for more; one that comes alone is run at once,
+so a single client does not pay for batching. When the queue is full a caller is told at once to come back
+later; an input that waited beyond its deadline is not run. A batch that fails is run again one by one, so
+that one bad input harms nobody else.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class ModelThread:
         self._changed = threading.Condition()
         self._refusal: str | None = None
         self._stopping = False
+        self._company = False
         self._thread = threading.Thread(target=self._loop, name="model", daemon=True)
         self._thread.start()
 
@@ -141,7 +143,7 @@ class ModelThread:
             oldest = self._queue[0]
             self._changed.wait_for(
                 lambda: self._stopping or self._waiting(oldest.key) >= self.options.max_batch,
-                timeout=max(0.0, oldest.arrived + self.options.max_delay_s - time.monotonic()),
+                timeout=self._patience(oldest),
             )
             taken: list[_Entry] = []
             left: deque[_Entry] = deque()
@@ -149,7 +151,14 @@ class ModelThread:
                 fits = entry.key == oldest.key and len(taken) < self.options.max_batch
                 (taken if fits else left).append(entry)
             self._queue = left
+            self._company = len(taken) > 1
             return taken
+
+    def _patience(self, oldest: _Entry) -> float:
+        """Seconds to wait for more: none when the last batch had one input and one is here now."""
+        if not self._company and len(self._queue) == 1:
+            return 0.0
+        return max(0.0, oldest.arrived + self.options.max_delay_s - time.monotonic())
 
     def _waiting(self, key: Hashable) -> int:
         return sum(entry.key == key for entry in self._queue)

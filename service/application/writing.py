@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -20,6 +21,7 @@ from service.application.serving import Serving, ServingState
 from service.application.types import Item, ItemDraft
 
 _ATTEMPTS = 5
+_BLOB_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,14 @@ def encode_drafts(encoder: Encoder, drafts: Sequence[ItemDraft], now: datetime) 
 
 
 def store_blobs(blobs: BlobStore, batch: Batch) -> None:
-    """Make sure that the batch's images are stored."""
-    for digest, data in batch.images.items():
-        blobs.ensure(digest, data)
+    """Make sure that the batch's images are stored; many at once, because each waits for the disk."""
+    if len(batch.images) <= 1:
+        for digest, data in batch.images.items():
+            blobs.ensure(digest, data)
+        return
+    with ThreadPoolExecutor(_BLOB_THREADS, thread_name_prefix="blobs") as pool:
+        for _ in pool.map(blobs.ensure, batch.images.keys(), batch.images.values()):
+            pass
 
 
 def _content(draft: ItemDraft) -> Content:

@@ -51,12 +51,6 @@ def test_secrets_may_come_from_files_and_are_not_shown(tmp_path):
     assert "secret" not in repr(direct)
 
 
-def test_api_keys_are_lines_of_a_file(tmp_path):
-    assert Settings().api_keys() == ()
-    (tmp_path / "keys").write_text("# ours\nkey-one\n\n  key-two  \n")
-    assert Settings(api_keys_file=tmp_path / "keys").api_keys() == ("key-one", "key-two")
-
-
 @pytest.mark.parametrize(
     "given",
     [

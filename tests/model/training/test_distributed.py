@@ -1,12 +1,23 @@
 """One process's view of the world, and gathering checked against the plain gradient in two processes."""
 
+import dataclasses
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 from torch import distributed as dist
 from torch import multiprocessing
 
 from model.errors import ModelError
+from model.training.config import from_table
+from model.training.display import Silent
 from model.training.distributed import World, joined_world, pick_device
+from model.training.fit import Order, fit
+from model.training.stopping import StopWish
 
 CPU = torch.device("cpu")
 
@@ -46,8 +57,74 @@ def test_auto_is_the_gpu_when_there_is_one(monkeypatch):
     assert pick_device("auto") == CPU
 
 
+class Recorder(Silent):
+    """Remembers what it is told."""
+
+    def __init__(self):
+        self.lines = []
+
+    def say(self, message):
+        self.lines.append(message)
+
+
+def _train(rank, port, order, answers):
+    """One of two processes that train as torchrun would start them."""
+    torch.set_num_threads(1)  # the forked OpenMP pool has no threads
+    place = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ.update(place)
+    ear = Recorder()
+    with joined_world("cpu") as world:
+        outcome = fit(order, world, ear, StopWish())
+    answers.put((rank, epochs(ear.lines), outcome and str(outcome.folder)))
+
+
+def epochs(lines):
+    """The loss terms of each epoch's line."""
+    shown = [line.split("  | ")[0].split("  ")[1:] for line in lines if line.startswith("epoch ")]
+    return [{name: float(value) for name, value in (term.rsplit(" ", 1) for term in each)} for each in shown]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def together(target, *arguments):
+    """Answers of two forked processes, by rank."""
+    context = multiprocessing.get_context("fork")
+    answers = context.SimpleQueue()
+    members = [context.Process(target=target, args=(rank, *arguments, answers)) for rank in (0, 1)]
+    for member in members:
+        member.start()
+    found = sorted(answers.get() for _ in members)
+    for member in members:
+        member.join(60)
+        assert member.exitcode == 0
+    return found
+
+
+def test_two_processes_without_batch_norm_follow_the_same_curve(folder, tiny, tmp_path):
+    """Without batch norm and dropout nothing but the order of sums differs."""
+    text = {"kind": "bag_of_words", "dim": 16, "hidden": 0}
+    recipe = from_table({**tiny, "architecture": {"text": text}})
+    order = Order(folder, tmp_path / "two", "tiny", 16, "none", recipe)
+    (_, curve, written), (_, _, nothing) = together(_train, free_port(), order)
+    assert written == str(tmp_path / "two" / "tiny" / "1")
+    assert nothing is None
+    ear = Recorder()
+    alone = fit(dataclasses.replace(order, models=tmp_path / "one"), World(0, 1, CPU), ear, StopWish())
+    assert len(curve) == 4
+    for one, two in zip(epochs(ear.lines), curve, strict=True):
+        assert one == pytest.approx(two, abs=0.002)
+    ours, theirs = (load_file(Path(f) / "model.safetensors") for f in (alone.folder, written))
+    for name, tensor in ours.items():
+        assert np.allclose(tensor, theirs[name], atol=1e-4), name
+
+
 def _member(rank, address, answers):
     """One of two processes: a loss of all rows, whose gradient must be the plain one."""
+    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     world = World(rank, 2, CPU)
     rows = torch.arange(8.0).view(4, 2)
@@ -64,16 +141,7 @@ def _member(rank, address, answers):
 
 
 def test_gathered_gradients_average_to_the_gradient_of_the_whole(tmp_path):
-    context = multiprocessing.get_context("fork")
-    answers = context.SimpleQueue()
-    address = f"file://{tmp_path / 'rendezvous'}"
-    members = [context.Process(target=_member, args=(rank, address, answers)) for rank in (0, 1)]
-    for member in members:
-        member.start()
-    found = [answers.get() for _ in members]
-    for member in members:
-        member.join(60)
-        assert member.exitcode == 0
+    found = together(_member, f"file://{tmp_path / 'rendezvous'}")
     rows = torch.arange(8.0).view(4, 2)
     weight = torch.tensor(3.0, requires_grad=True)
     whole = rows * weight

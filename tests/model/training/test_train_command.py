@@ -8,10 +8,8 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 from conftest import write_folder
-from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from model.artefact import list_models, verify
@@ -36,21 +34,6 @@ layers = 1
 hidden = 8
 [data]
 validation = 0.25
-[schedule]
-epochs = 3
-batch = 16
-[optimiser]
-rate = 0.01
-"""
-TEXT_ONLY = """
-[architecture.text]
-kind = "bag_of_words"
-dim = 16
-hidden = 0
-[data]
-validation = 0.25
-[augment]
-token_dropout = 0.1
 [schedule]
 epochs = 3
 batch = 16
@@ -189,24 +172,6 @@ def test_sigterm_ends_the_process_with_143_and_a_checkpoint(call, recipe_file, t
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
 
 
-def test_two_processes_without_batch_norm_follow_the_same_curve(call, recipe_file, tmp_path):
-    recipe = recipe_file(TEXT_ONLY)
-    together = run(call(recipe, out="two"), TORCHRUN, timeout=240)
-    assert together.returncode == 0, together.stderr[-2000:]
-    alone = CliRunner().invoke(app, call(recipe, out="one"))
-    ours, theirs = epochs(together.stderr), epochs(alone.stderr)
-    assert len(ours) == len(theirs) == 3
-    for one, two in zip(ours, theirs, strict=True):
-        assert one == pytest.approx(two, abs=0.002)
-    cards = list_models(tmp_path / "two")
-    assert [card.version for card in cards] == ["1"], "only the first process writes"
-    first, second = (
-        load_file(tmp_path / side / "squares-none-16" / "1" / "model.safetensors") for side in ("one", "two")
-    )
-    for name, tensor in first.items():
-        assert np.allclose(tensor, second[name], atol=1e-4), name
-
-
 def test_two_processes_with_batch_norm_follow_it_within_noise(recipe_file, tmp_path):
     def change(i, row):
         """Some items of one modality only, so that a process's part may lack one."""
@@ -216,6 +181,7 @@ def test_two_processes_with_batch_norm_follow_it_within_noise(recipe_file, tmp_p
     arguments = ["train", "--data", str(data), "--recipe", recipe_file(), "--bits", "16", "--out"]
     together = run([*arguments, str(tmp_path / "two")], TORCHRUN, timeout=240)
     assert together.returncode == 0, together.stderr[-2000:]
+    assert [card.version for card in list_models(tmp_path / "two")] == ["1"], "only the first process writes"
     alone = CliRunner().invoke(app, [*arguments, str(tmp_path / "one")])
     for one, two in zip(epochs(together.stderr), epochs(alone.stderr), strict=True):
         assert one == pytest.approx(two, rel=0.15, abs=0.1)

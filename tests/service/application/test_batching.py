@@ -90,12 +90,22 @@ def test_different_kinds_are_never_mixed(make_thread):
 
 
 def test_the_thread_waits_a_little_for_company(make_thread):
-    thread, work = make_thread(max_batch=3, max_delay_s=1.0), Recorder()
+    thread, work = make_thread(max_batch=3, max_delay_s=20.0, deadline_s=60.0), Recorder()
+    thread.run("k", work, [0, 1, 2])
     started = time.monotonic()
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda n: thread.run("k", work, [n]), range(3)))
-    assert sorted(map(len, work.batches)) == [3]
-    assert time.monotonic() - started < 0.9  # a full batch does not wait any longer
+    assert [len(batch) for batch in work.batches] == [3, 3]
+    assert time.monotonic() - started < 10  # a full batch does not wait any longer
+
+
+def test_who_comes_alone_does_not_wait(make_thread):
+    thread, work = make_thread(max_delay_s=20.0, deadline_s=60.0), Recorder()
+    started = time.monotonic()
+    for n in range(3):
+        thread.run("k", work, [n])
+    assert time.monotonic() - started < 10
+    assert work.batches == [[0], [1], [2]]
 
 
 def test_long_inputs_go_in_pieces(make_thread):

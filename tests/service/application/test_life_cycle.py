@@ -11,6 +11,7 @@ from fake_models import FakeEncoder, picture, put_text
 
 from service.application.building import choose_model
 from service.application.errors import Conflict, InvalidInput, NotFound, Unavailable
+from service.application.serving import ServingState
 from service.application.ticker import Ticker
 from service.application.types import ItemDraft, Query
 from service.wiring import build_builder, build_importer, ensure_generation, open_parts, rebuild
@@ -20,7 +21,7 @@ def ids(app, text="same", to="text", k=1000):
     return [hit.id for hit in app.retrieval.search(Query(to=to, text=text, k=k)).hits]
 
 
-def wait_until(condition, seconds=10.0):
+def wait_until(condition, seconds=30.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -218,7 +219,7 @@ def test_puts_and_searches_go_on_while_the_model_is_swapped(make_app, shelf, hom
                 time.sleep(0.3)
                 shelf.publish(version)
                 rebuild(worker, f"fake/{version}")
-                wait_until(lambda v=version: app.health.ready().model_version == f"fake/{v}", 20)
+                wait_until(lambda v=version: app.health.ready().model_version == f"fake/{v}")
             time.sleep(0.3)
             worker.close()
         finally:
@@ -362,3 +363,14 @@ def test_a_ticker_outlives_a_failing_tick():
 def test_a_live_generation_cannot_be_removed(app, parts):
     with pytest.raises(Conflict, match="is live"):
         parts.catalog.generations.remove(app.health.ready().generation_id)
+
+
+def test_a_gap_in_the_numbers_stays_to_be_replayed(quiet_app):
+    state = ServingState()
+    state.swap(quiet_app[0].items.state.current, 5)
+    state.note(7, 8)  # another process wrote 6
+    assert state.applied == 5
+    state.note(6, 6)
+    assert state.applied == 6
+    state.advance(4)
+    assert state.applied == 6
