@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from model.artefact import ModelCard, find_model, full_card, scan_models, verify
+from model.artefact import ModelCard, find_model, full_card, read_card, scan_models, verify
 from model.data.console import errors_end_the_command, show_json, show_line, show_table
 
 app = typer.Typer(name="model", help="Trained models: list, show and verify artefacts.", no_args_is_help=True)
@@ -17,7 +17,7 @@ Home = Annotated[
 ]
 Models = Annotated[Path | None, typer.Option("--models", help="A folder of models, in place of the home's.")]
 Wanted = Annotated[
-    str, typer.Argument(help='"name/version", "name" (its newest) or "latest".', metavar="MODEL")
+    str, typer.Argument(help='A folder, "name/version", "name" (its newest) or "latest".', metavar="MODEL")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
@@ -42,7 +42,7 @@ def list_command(home: Home = DEFAULT_HOME, models: Models = None, as_json: Json
 def show(model: Wanted, home: Home = DEFAULT_HOME, models: Models = None, as_json: Json = False) -> None:
     """Show a model's card, with the line that says where it breaks."""
     with errors_end_the_command():
-        card = full_card(find_model(models or home / "models", model))
+        card = full_card(_wanted(model, models or home / "models"))
     if as_json:
         show_json(card)
     else:
@@ -56,11 +56,17 @@ def verify_command(
 ) -> None:
     """Compare every file of a model with its manifest; exit status 1 when one differs."""
     with errors_end_the_command():
-        card = verify(find_model(models or home / "models", model).folder)
+        card = verify(_wanted(model, models or home / "models").folder)
     if as_json:
         show_json({"model": f"{card.name}/{card.version}", "ok": True, "digest": card.digest})
     else:
         show_line(f"{card.name}/{card.version}: all files are as the manifest says; digest {card.digest}")
+
+
+def _wanted(model: str, models: Path) -> ModelCard:
+    """The model that the user named, by the folder that `train` printed or by its label in `models`."""
+    folder = Path(model)
+    return read_card(folder) if folder.is_dir() else find_model(models, model)
 
 
 def _row(card: ModelCard) -> tuple[str, str]:

@@ -77,3 +77,13 @@ def test_model_that_is_not_there(home, command):
     result = call(command, "nobody", "--home", home)
     assert result.exit_code == 1
     assert "there: tiny/1, tiny/2" in result.output
+
+
+@pytest.mark.parametrize("command", ["show", "verify"])
+def test_a_model_may_be_named_by_its_folder(home, tmp_path, command):
+    folder = next((home / "models").glob("*/*/manifest.json")).parent
+    answer = call(command, folder, "--home", tmp_path / "elsewhere")
+    assert answer.exit_code == 0, answer.output
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert call(command, empty).exit_code == 1

@@ -16,7 +16,7 @@ from service.application.errors import InvalidInput, NotFound, Unavailable
 def make_thread():
     made = []
 
-    def make(max_batch=8, max_delay_s=0.0, max_queue=64, deadline_s=5.0, max_decodes=2):
+    def make(max_batch=8, max_delay_s=0.0, max_queue=64, deadline_s=60.0, max_decodes=2):
         made.append(ModelThread(BatchingOptions(max_batch, max_delay_s, max_queue, deadline_s, max_decodes)))
         return made[-1]
 
@@ -36,7 +36,7 @@ class Recorder:
 
     def __call__(self, values):
         self.entered.set()
-        self.gate.wait(10)
+        self.gate.wait(60)
         self.batches.append(list(values))
         for value in values:
             if isinstance(value, Exception):
@@ -50,12 +50,12 @@ def held(thread, work, key="k"):
     work.entered.clear()
     pool = ThreadPoolExecutor(32)
     first = pool.submit(thread.run, key, work, [0])
-    assert work.entered.wait(5)
+    assert work.entered.wait(60)
     return pool, first
 
 
 def wait_for_depth(thread, depth):
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while thread.depth < depth:
         assert time.monotonic() < deadline, f"depth is {thread.depth}, wanted {depth}"
         time.sleep(0.001)
@@ -135,11 +135,11 @@ def test_what_waited_beyond_its_deadline_is_not_run(make_thread):
     pool, first = held(thread, work)
     late = pool.submit(thread.run, "k", work, [1])
     with pytest.raises(Unavailable) as caught:
-        late.result(5)
+        late.result(60)
     assert caught.value.code == "deadline"
     work.gate.set()
     with pytest.raises(Unavailable):
-        first.result(5)  # it was run, but too late for its caller
+        first.result(60)  # it was run, but too late for its caller
     assert thread.run("k", work, [2])[0, 0] == 2
     assert [1] not in work.batches
     pool.shutdown()
@@ -153,7 +153,7 @@ def test_the_thread_tells_late_inputs_itself(make_thread):
     time.sleep(0.25)
     work.gate.set()
     with pytest.raises(Unavailable, match="in time"):
-        late.result(5)
+        late.result(60)
     assert [1] not in work.batches
     pool.shutdown()
 
@@ -175,7 +175,7 @@ def test_one_bad_input_does_not_harm_its_batch(make_thread):
         (calls[4], Unavailable, "out_of_memory"),
     ):
         with pytest.raises(error) as caught:
-            call.result(5)
+            call.result(60)
         assert caught.value.code == code
     assert thread.run("k", work, [9])[0, 0] == 9
     pool.shutdown()
