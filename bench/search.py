@@ -195,6 +195,7 @@ def main() -> None:
             "commit": commit(),
             "rows": [asdict(row) for row in rows],
         }
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 

@@ -44,6 +44,7 @@ COMMANDS: dict[str, Known] = {
     "serve": Known("Serve a home folder over HTTP.", "service.commands.serve:serve"),
     "data": Known("Data sets: draw, import and check manifest folders.", extra="training"),
     "train": Known("Train a hasher on a manifest folder.", extra="training"),
+    "attack": Known("Attack items of a data set; what a client could upload.", extra="training"),
     "model": Known("Model artefacts: list, show, verify.", extra="training"),
     "index": Known("Index generations: build, verify, roll back.", "service.commands.index:app"),
     "reindex": Known("Rebuild the index of a running service.", "service.commands.reindex:reindex"),
