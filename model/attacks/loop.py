@@ -6,7 +6,7 @@ kept per query is the best point by the criterion over everything seen, the clea
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Generator, Tensor
@@ -83,6 +83,7 @@ class Problem:
     target: Target
     criterion: Criterion
     movable: Tensor | None
+    relaxation: Relaxation
 
     def judge(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(criterion, objective of the code, objective of tanh), each (n,), of logits (n, K)."""
@@ -95,7 +96,7 @@ class Problem:
         variable = x.detach().requires_grad_(True)
         with torch.enable_grad():
             logits = self.model_fn(variable)
-            loss = self.plan.objective(self.plan.relaxation(logits, progress), self.target)
+            loss = self.plan.objective(self.relaxation(logits, progress), self.target)
             total = loss.sum()
         if total.grad_fn is None:  # a model that gives no gradient at all: seen as zero, and reported
             return logits.detach(), loss.detach(), torch.zeros_like(x)
@@ -115,7 +116,7 @@ def ascend(
     """Run `plan` on a batch x (n, ...); see AttackOutcome."""
     chosen = criterion or CodeCriterion(plan.objective)
     x = x.detach()
-    problem = Problem(plan, model_fn, x, target, chosen, movable_of(model_fn))
+    problem = Problem(plan, model_fn, x, target, chosen, movable_of(model_fn), plan.relaxation)
     with frozen(model_fn):
         best, saturated = _clean(problem)
         clean_loss = best.loss.clone()
@@ -124,7 +125,7 @@ def ascend(
             start = x
             if restart or plan.random_start:
                 start = plan.threat.draw(x, generator, problem.movable)
-            _climb(problem, start, best, tally)
+            _climb(replace(problem, relaxation=plan.relaxation.of_restart(restart)), start, best, tally)
     n = len(x)
     curve = torch.stack(tally.curves) if tally.curves else x.new_zeros(0, 0, n)
     counts = [torch.full((n,), count, dtype=torch.int64) for count in (tally.forwards, tally.gradients)]

@@ -204,7 +204,14 @@ def test_apgd_beats_pgd_at_equal_steps_on_the_defended_model(defended, queries):
     assert losses[1].value.mean() > losses[0].value.mean() - 0.02
 
 
-@pytest.mark.parametrize("values", [{"kind": "sigmoid"}, {"first": 0.0}, {"first": 3.0, "last": 2.0}])
+def test_every_second_restart_is_half_as_sharp():
+    soft = Relaxation(first=1.0, last=6.0).of_restart(1)
+    assert (soft.first, soft.last) == (0.5, 3.0)
+    assert Relaxation().of_restart(2) == Relaxation()
+    assert TANH.of_restart(1) == TANH
+
+
+@pytest.mark.parametrize("values", [{"kind": "sigmoid"}, {"first": 0.0}, {"first": 7.0}])
 def test_relaxations_that_make_no_sense_are_refused(values):
     with pytest.raises(RecipeError, match="got"):
         Relaxation(**values)
