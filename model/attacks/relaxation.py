@@ -4,10 +4,9 @@ tanh saturates: a trained hasher's logits are often beyond 9, where 1 - tanh^2 i
 attack that differentiates through it stands still and flatters the model. HAG (Yang et al. 2018) anneals
 h = tanh(alpha z) from alpha = 0.1 up. Ours takes the scale from the logits themselves, so it needs no
 constant per model, and ends sharper than the model's own tanh: a bit far from zero is then left alone, and
-the budget goes to bits that can turn. On an undefended small CNN on photographs (64 bit, mainstay, 20 steps)
-that took mAP at 2/255 from 0.414 (tanh) to 0.355, at 4/255 from 0.214 to 0.174; at 8/255 both reach 0.10,
-below chance. Against the own code at 8/255 the plain tanh was stronger (0.121 to 0.138), so every second
-restart is half as sharp.
+the budget goes to bits that can turn. Trials on one undefended small CNN favoured it over the plain tanh for
+the mainstay and not for the own code at 8/255, so every second restart is half as sharp; `docs/method.md`
+gives figures once the evaluation has made them.
 """
 
 from __future__ import annotations
