@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,8 +25,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.artefact import Artefact, ModelCard, open_artefact
-from model.artefact_checks import TOKENIZER, WEIGHTS
+from model.artefact_checks import SCORE, TOKENIZER, WEIGHTS
 from model.artefact_parts import NO_PREPROCESSING
+from model.attack_score import AttackScore, read_score
 from model.data.text import TextCodec, read_codec
 from model.errors import ArtefactError, DataError, MissingTower, ModelError
 from model.hashers.base import CrossModalHasher, to_bits
@@ -54,6 +56,7 @@ class Encoder:
         codec: TextCodec | None,
         calibration: Mapping[str, tuple[float, ...]],
         device: torch.device,
+        score: AttackScore | None = None,
     ) -> None:
         self.card = card
         self.bits = card.bits
@@ -68,23 +71,27 @@ class Encoder:
         self._hasher = hasher.to(device).eval().requires_grad_(False)
         self._preprocessing = preprocessing
         self._codec = codec
+        self._score = None if score is None else replace(score, encoders=score.encoders.to(device))
 
     @classmethod
-    def load(cls, folder: Path, device: str = "auto") -> Encoder:
+    def load(cls, folder: Path, device: str = "auto", *, score: bool = False) -> Encoder:
         """Verify the artefact in `folder` file by file and build it on `device`.
 
-        `device` is "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N". Raises ArtefactError when
-        anything is not as the manifest says (nothing is loaded then), ModelError for a device not there.
+        `device` is "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N". With `score` the attack score
+        is loaded too; codes are the same either way. Raises ArtefactError when anything is not as the
+        manifest says or there is no score to load (nothing is loaded then), ModelError for a device not
+        there.
         """
         target = choose_device(device)
-        artefact = open_artefact(folder)
+        artefact = open_artefact(folder, score=score)
         manifest = artefact.card.manifest
         preprocessing, calibration = artefact.preprocessing(), artefact.calibration()
         codec = _codec(artefact)
         weights = artefact.files[WEIGHTS]
         hasher = restore_hasher(manifest["architecture"], artefact.card.bits, weights, str(folder / WEIGHTS))
         _check_readers(artefact.card, hasher, preprocessing, codec)
-        return cls(artefact.card, hasher, preprocessing, codec, calibration, target)
+        scorer = _attack_score(artefact, hasher) if score else None
+        return cls(artefact.card, hasher, preprocessing, codec, calibration, target, scorer)
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         """Bytes of a picture as uint8 (S, S, 3); raises ImageError, MissingTower for a text-only model."""
@@ -105,10 +112,7 @@ class Encoder:
 
         Raises ValueError for another shape or type, MissingTower for a text-only model.
         """
-        side = self._pictures().size
-        for image in images:
-            if image.shape != (side, side, 3) or image.dtype != np.uint8:
-                raise ValueError(f"wanted uint8 ({side}, {side}, 3), got {image.dtype} {image.shape}")
+        self._check_pictures(images)
         return self._decide(self._image_logits, images)
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.bool_]:
@@ -128,6 +132,31 @@ class Encoder:
         tower = self._hasher.image_tower() if side == "image" else self._hasher.text_tower()
         rows = list(vectors.astype(np.float32))
         return self._decide(lambda block: tower(torch.from_numpy(np.stack(block)).to(self.device)), rows)
+
+    @property
+    def score_thresholds(self) -> dict[str, dict[float, float]]:
+        """By side, false positive rate to the score above which a query is suspicious at that rate.
+
+        Sides that were not calibrated are not there; empty when no score is loaded.
+        """
+        sides = {} if self._score is None else self._score.sides
+        return {side: dict(each.thresholds) for side, each in sides.items()}
+
+    def score_images(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
+        """Attack scores float (n,) >= 0 of arrays uint8 (S, S, 3) as `decode` gives them; any n.
+
+        Raises ValueError for another shape or type, MissingTower for a text-only model or without a score.
+        """
+        self._check_pictures(images)
+        score = self._scorer("image")
+        return self._figures(lambda block: score.of_images(self._pixels(block)), images)
+
+    def score_texts(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Attack scores float (n,) >= 0 of texts; raises MissingTower without texts or without a score."""
+        codec, score = self._texts(), self._scorer("text")
+        return self._figures(
+            lambda block: score.of_tokens(self._hasher, codec.encode(block).to(self.device)), texts
+        )
 
     def warm_up(self) -> None:
         """Run each side once alone and once in a full batch, so that the first query does not pay for it."""
@@ -150,11 +179,33 @@ class Encoder:
             raise MissingTower(f"{self.model_name}/{self.model_version} reads no texts")
         return self._codec
 
-    def _image_logits(self, block: Sequence[NDArray[np.uint8]]) -> Tensor:
+    def _check_pictures(self, images: Sequence[NDArray[np.uint8]]) -> None:
+        side = self._pictures().size
+        for image in images:
+            if image.shape != (side, side, 3) or image.dtype != np.uint8:
+                raise ValueError(f"wanted uint8 ({side}, {side}, 3), got {image.dtype} {image.shape}")
+
+    def _scorer(self, side: str) -> AttackScore:
+        if self._score is None or side not in self._score.sides:
+            raise MissingTower(
+                f"{self.model_name}/{self.model_version}: no attack score for {side}s is loaded"
+            )
+        return self._score
+
+    def _pixels(self, block: Sequence[NDArray[np.uint8]]) -> Tensor:
         pixels = torch.from_numpy(np.stack(block)).to(self.device)
-        x = pixels.permute(0, 3, 1, 2).contiguous().float() / 255.0
-        logits: Tensor = self._hasher.image_tower()(x)
+        return pixels.permute(0, 3, 1, 2).contiguous().float() / 255.0
+
+    def _image_logits(self, block: Sequence[NDArray[np.uint8]]) -> Tensor:
+        logits: Tensor = self._hasher.image_tower()(self._pixels(block))
         return logits
+
+    def _figures(self, scores_of: Callable[[Sequence[T]], Tensor], rows: Sequence[T]) -> NDArray[np.float64]:
+        scores = np.empty(len(rows), dtype=np.float64)
+        with torch.inference_mode(), _full_precision():
+            for number, row in enumerate(rows):  # one at a time: a score must not depend on its batch
+                scores[number] = float(scores_of([row])[0])
+        return scores
 
     def _text_logits(self, codec: TextCodec, block: Sequence[str]) -> Tensor:
         logits: Tensor = self._hasher.text_tower()(codec.encode(block).to(self.device))
@@ -223,6 +274,14 @@ def _codec(artefact: Artefact) -> TextCodec | None:
         return read_codec(data.decode("utf-8"), max_length, padding_id)
     except (DataError, UnicodeDecodeError) as error:
         raise ArtefactError(f"{where}: {error}") from error
+
+
+def _attack_score(artefact: Artefact, hasher: CrossModalHasher) -> AttackScore:
+    card = artefact.card
+    if SCORE not in artefact.files:
+        raise ArtefactError(f"{card.folder}: wanted an attack score ({SCORE}), this model has none")
+    labels = len(card.manifest["label_names"])
+    return read_score(artefact.files[SCORE], hasher, labels, str(card.folder / SCORE))
 
 
 def _check_readers(

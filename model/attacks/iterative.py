@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Generator, Tensor
 
 from model.attacks.base import AttackOutcome, Criterion, ModelFn, Objective, Target
-from model.attacks.loop import Ascent, ascend
+from model.attacks.loop import Ascent, ascend, push
 from model.attacks.relaxation import Relaxation
 from model.attacks.steps import AdaptiveStep, ConstantStep
 from model.attacks.threat import Threat
@@ -34,6 +34,12 @@ class GradientAttack(Ascent):
         """Attack x (n, ...), within the valid range, each query for its row of `target`."""
         return ascend(self, model_fn, x, target, generator=generator, criterion=criterion)
 
+    def push(
+        self, model_fn: ModelFn, x: Tensor, target: Target, *, generator: Generator, training: bool = False
+    ) -> Tensor:
+        """The last point alone, at the least cost: the inner step of adversarial training (`loop.push`)."""
+        return push(self, model_fn, x, target, generator=generator, training=training)
+
 
 def fgsm(threat: Threat, objective: Objective, relaxation: Relaxation | None = None) -> GradientAttack:
     """One step of the whole budget from the clean input (Goodfellow et al. 2015).
@@ -53,11 +59,12 @@ def pgd(
     restarts: int = 1,
     step: float | None = None,
     relaxation: Relaxation | None = None,
+    random_start: bool = True,
 ) -> GradientAttack:
     """PGD with random start (Madry et al. 2018); `step` in units of eps, 2.5 / steps when None."""
-    return GradientAttack(
-        "pgd", threat, objective, ConstantStep(step), relaxation or Relaxation(), steps, restarts
-    )
+    relaxation = relaxation or Relaxation()
+    rule = ConstantStep(step)
+    return GradientAttack("pgd", threat, objective, rule, relaxation, steps, restarts, random_start)
 
 
 def apgd(

@@ -1,11 +1,13 @@
 """The one gradient loop: images, embedded texts, evaluation and the inner step of adversarial training.
 
-Only this file steps and projects. A restart is `steps` gradients and one last look without one; what is
-kept per query is the best point by the criterion over everything seen, the clean input included.
+Only this file steps and projects. In `ascend` a restart is `steps` gradients and one last look without one;
+what is kept per query is the best point by the criterion over everything seen, the clean input included.
+`push` takes the same path and gives its last point, unseen: what training inside needs, at `steps` gradients.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -145,17 +147,65 @@ def _clean(problem: Problem) -> tuple[Best, Tensor]:
     return Best(problem.x, value, loss), saturated
 
 
+def push(
+    plan: Ascent,
+    model_fn: ModelFn,
+    x: Tensor,
+    target: Target,
+    *,
+    generator: Generator,
+    training: bool = False,
+) -> Tensor:
+    """The last point (like x) of one restart of `plan`, for adversarial training: not judged, not the best.
+
+    It costs `steps` gradients and nothing else. `training` as in `victims.frozen`.
+    """
+    x = x.detach()
+    movable = movable_of(model_fn)
+    problem = Problem(plan, model_fn, x, target, CodeCriterion(plan.objective), movable, plan.relaxation)
+    point = plan.threat.draw(x, generator, movable) if plan.random_start else x
+    with frozen(model_fn, training=training):
+        for seen in _path(problem, point):
+            point = seen.ahead
+    return point
+
+
 def _climb(problem: Problem, start: Tensor, best: Best, tally: Tally) -> None:
     """One restart from `start`; updates `best` and `tally`."""
+    plan, point = problem.plan, start
+    curve: list[Tensor] = []
+    for seen in _path(problem, start):
+        value, hard, soft = problem.judge(seen.logits)
+        best.keep(seen.point, value, hard)
+        curve.append(soft)
+        tally.zero += (seen.slope.flatten(1) == 0).all(1)
+        point = seen.ahead
+    with torch.no_grad():
+        value, hard, soft = problem.judge(problem.model_fn(point))
+    best.keep(point, value, hard)
+    tally.curves.append(torch.stack([*curve, soft]))
+    tally.forwards += plan.steps + 1
+    tally.gradients += plan.steps
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """One step: the point, its logits (n, K) and slope, and the point it leads to."""
+
+    point: Tensor
+    logits: Tensor
+    slope: Tensor
+    ahead: Tensor
+
+
+def _path(problem: Problem, start: Tensor) -> Iterator[Seen]:
+    """The steps of one restart from `start`."""
     plan, x, threat = problem.plan, problem.x, problem.plan.threat
     point, former, state, top = start, start, None, None
-    curve: list[Tensor] = []
     for step in range(plan.steps):
-        logits, loss, slope = problem.gradient(point, step / max(plan.steps - 1, 1))
-        value, hard, soft = problem.judge(logits)
-        best.keep(point, value, hard)
-        curve.append(soft)
-        tally.zero += (slope.flatten(1) == 0).all(1)
+        here = point
+        logits, loss, seen_slope = problem.gradient(point, step / max(plan.steps - 1, 1))
+        slope = seen_slope
         if state is None or top is None:
             state, top = plan.rule.begin(loss, plan.steps), Top(point, slope, loss)
         else:
@@ -169,13 +219,8 @@ def _climb(problem: Problem, start: Tensor, best: Best, tally: Tally) -> None:
         if state.momentum < 1.0 and step:
             inertia = (1 - state.momentum) * (point - former)
             ahead = threat.project(point + state.momentum * (ahead - point) + inertia, x)
+        yield Seen(here, logits, seen_slope, ahead)
         former, point = point, ahead
-    with torch.no_grad():
-        value, hard, soft = problem.judge(problem.model_fn(point))
-    best.keep(point, value, hard)
-    tally.curves.append(torch.stack([*curve, soft]))
-    tally.forwards += plan.steps + 1
-    tally.gradients += plan.steps
 
 
 @dataclass(eq=False)

@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from model.attacks.base import ModelFn
 from model.hashers.base import CrossModalHasher
@@ -143,11 +144,12 @@ def module_of(model_fn: object) -> nn.Module | None:
 
 
 @contextmanager
-def frozen(model_fn: object) -> Iterator[None]:
+def frozen(model_fn: object, *, training: bool = False) -> Iterator[None]:
     """Evaluation mode and no parameter gradients inside; exactly the former state of each part after.
 
-    So batch norm keeps its statistics, dropout is off, and autograd saves nothing for parameters. A plain
-    function whose module is unknown is called as it is.
+    So batch norm keeps its statistics, dropout is off, and autograd saves nothing for parameters. With
+    `training` each part stays in the mode it is in, and batch norms keep their running statistics all the
+    same: that is for attacks within training. A plain function whose module is unknown is called as it is.
     """
     module = module_of(model_fn)
     if module is None:
@@ -156,15 +158,31 @@ def frozen(model_fn: object) -> Iterator[None]:
     modes = [(part, part.training) for part in module.modules()]
     wanted = [(p, p.requires_grad) for p in module.parameters()]
     try:
-        module.eval()
+        if not training:
+            module.eval()
         for parameter, _ in wanted:
             parameter.requires_grad_(False)
-        yield
+        with statistics_kept(module):
+            yield
     finally:
-        for part, training in modes:
-            part.training = training
+        for part, mode in modes:
+            part.training = mode
         for parameter, required in wanted:
             parameter.requires_grad_(required)
+
+
+@contextmanager
+def statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Inside, batch norms in training mode normalise by the batch and leave running statistics alone."""
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.training]
+    tracking = [part.track_running_stats for part in norms]
+    try:
+        for part in norms:
+            part.track_running_stats = False
+        yield
+    finally:
+        for part, tracked in zip(norms, tracking, strict=True):
+            part.track_running_stats = tracked
 
 
 def rows_of(model_fn: ModelFn, index: Tensor | slice) -> ModelFn:

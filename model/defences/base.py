@@ -27,15 +27,19 @@ codes of the training items, say) belongs in buffers, which checkpoints keep.
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import ClassVar
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from model.branches import SemanticEncoders
 from model.hashers.base import CrossModalHasher
 from model.losses.objective import LossSettings
+
+SMALLEST = 2
+"""Rows that a tower needs in training: batch norm has no variance of one row."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,9 @@ class StepState:
     generator: fresh randomness on the batch's device that follows from seed, step, phase and process.
     gather: rows of all processes from this process's rows, differentiable; the identity for one process.
     autocast: the precision that towers are to run in; losses stay in float32 outside it.
+    held: contexts entered here last until the phase's backward pass is over (weights moved for a moment).
+    figures: numbers by name that are to be shown with the epoch but are no part of the loss; the last counts.
+    average: the run's averaged weights in evaluation mode, or None.
     """
 
     phase: str
@@ -73,6 +80,14 @@ class StepState:
     generator: torch.Generator
     gather: Callable[[Tensor], Tensor]
     autocast: Callable[[], AbstractContextManager[None]]
+    held: ExitStack = field(default_factory=ExitStack)
+    figures: dict[str, float] = field(default_factory=dict)
+    average: CrossModalHasher | None = None
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that lies behind, in [0, 1)."""
+        return self.step / max(self.total, 1)
 
 
 @dataclass(frozen=True)
@@ -85,11 +100,19 @@ class Phase:
 
 @dataclass(frozen=True)
 class DefenceContext:
-    """What a defence is built from: code length, labels (N, C) float of all training items, loss weights."""
+    """What a defence is built from.
+
+    bits: code length K. labels: float (N, C) of all training items. loss: the recipe's weights.
+    tokenizer: the text codec as JSON; image_size: side S of the images; None without that tower, or when
+    unknown. embedding_width: D of the text tower's embeddings; None without one.
+    """
 
     bits: int
     labels: Tensor
     loss: LossSettings
+    tokenizer: str | None = None
+    image_size: int | None = None
+    embedding_width: int | None = None
 
 
 class Defence(nn.Module):
@@ -101,6 +124,21 @@ class Defence(nn.Module):
     def groups(self, hasher: CrossModalHasher) -> Mapping[str, nn.Module]:
         """Modules by optimiser group, disjoint; the group "hasher" is what is kept and averaged."""
         return {"hasher": hasher, "defence": self}
+
+    def threat(self) -> dict[str, Any] | None:
+        """What is defended against, as plain JSON for the manifest; None when nothing is."""
+        return None
+
+    def due(self, phase: str, step: int, total: int) -> bool:
+        """Whether a phase is run at this step of ``total``; a phase that is not costs nothing.
+
+        The same in every process: it must not depend on the batch.
+        """
+        return True
+
+    def score_encoders(self) -> SemanticEncoders | None:
+        """Encoders whose disagreement is to be the model's attack score; None for no score."""
+        return None
 
     @abstractmethod
     def losses(self, hasher: CrossModalHasher, batch: Batch, state: StepState) -> dict[str, Tensor]:

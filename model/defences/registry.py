@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.defences.base import Defence, DefenceContext
+from model.defences.drfgd.defence import Drfgd
+from model.defences.drfgd.settings import DrfgdSettings
 from model.defences.none import NoneSettings, Undefended
-from model.errors import RecipeError, UnknownName
+from model.defences.saat import Saat, SaatSettings
+from model.errors import UnknownName
 from model.hashers.options import read_options
 
 
@@ -20,23 +23,20 @@ class DefenceEntry:
 
 DEFENCES: dict[str, DefenceEntry] = {
     Undefended.name: DefenceEntry(NoneSettings, Undefended),
+    Saat.name: DefenceEntry(SaatSettings, Saat),
+    Drfgd.name: DefenceEntry(DrfgdSettings, Drfgd),
 }
-
-ANNOUNCED = frozenset({"saat", "drfgd"})
-"""Names that the command line's contract has and this version does not."""
 
 
 def read_defence(name: str, table: Mapping[str, Any]) -> tuple[DefenceEntry, Any]:
     """The entry of a defence and its checked settings.
 
     Raises:
-        RecipeError: the name is announced but not there yet, or the table holds something not allowed.
+        RecipeError: the table holds something not allowed.
         UnknownName: no such defence.
 
     """
     if name not in DEFENCES:
-        if name in ANNOUNCED:
-            raise RecipeError(f"defence {name!r} is not there yet; known: {', '.join(sorted(DEFENCES))}")
         raise UnknownName("defence", name, DEFENCES)
     entry = DEFENCES[name]
     return entry, read_options(entry.settings, table, "defence")

@@ -38,7 +38,7 @@ def restore_hasher(
     try:
         with torch.device("meta"):
             wanted = build_hasher(architecture, bits).state_dict()
-        _compare(state, wanted, where)
+        compare_state(state, wanted, where)
         hasher = build_hasher(architecture, bits)
     except ArtefactError:
         raise
@@ -48,7 +48,8 @@ def restore_hasher(
     return hasher.eval()
 
 
-def _compare(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str) -> None:
+def compare_state(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str) -> None:
+    """Refuse a state unlike the wanted one in names, shapes or types, or not finite (ArtefactError)."""
     missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     if missing or extra:
         raise ArtefactError(f"{where}: missing tensors {_some(missing)}; tensors not wanted {_some(extra)}")

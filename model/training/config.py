@@ -58,6 +58,14 @@ class AugmentSettings:
     """Chance of a left-right mirror image."""
     brightness: float = option(0.0, low=0.0, high=1.0)
     """Pixels are scaled by 1 plus or minus at most this."""
+    contrast: float = option(0.0, low=0.0, high=1.0)
+    """Distances from the image's mean are scaled by 1 plus or minus at most this."""
+    saturation: float = option(0.0, low=0.0, high=1.0)
+    """Distances of the channels from their mean are scaled by 1 plus or minus at most this."""
+    erase: float = option(0.0, low=0.0, high=1.0)
+    """Chance that a rectangle is blanked."""
+    erase_area: float = option(0.25, low=0.01, high=1.0)
+    """Largest share of the image that such a rectangle has."""
     token_dropout: float = option(0.1, low=0.0, high=0.9)
     """Chance that a token is replaced by the unknown token."""
 

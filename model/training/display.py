@@ -87,9 +87,10 @@ class Scalars:
         self._writer.add_scalar("rate", rate, step)
 
     def epoch(self, step: int, record: Mapping[str, Any]) -> None:
-        """Held-out scores of an epoch."""
-        for task, value in record.get("held_out", {}).items():
-            self._writer.add_scalar(f"held_out/{task}", value, step)
+        """Held-out scores and figures of an epoch."""
+        for kind in ("held_out", "figures"):
+            for name, value in record.get(kind, {}).items():
+                self._writer.add_scalar(f"{kind}/{name}", value, step)
         self._writer.flush()
 
     def close(self) -> None:
@@ -99,6 +100,11 @@ class Scalars:
 
 def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
     """One line about an epoch."""
-    losses = "  ".join(f"{name} {value:.3f}" for name, value in record["losses"].items())
-    scores = "  ".join(f"{task} {value:.3f}" for task, value in record.get("held_out", {}).items())
-    return f"epoch {record['epoch']}/{epochs}  {losses}" + (f"  | held out: {scores}" if scores else "")
+    parts = {"": record["losses"], "  | figures: ": record.get("figures", {})}
+    parts["  | held out: "] = record.get("held_out", {})
+    shown = [
+        head + "  ".join(f"{name} {value:.3f}" for name, value in numbers.items())
+        for head, numbers in parts.items()
+        if numbers
+    ]
+    return f"epoch {record['epoch']}/{epochs}  " + "".join(shown)

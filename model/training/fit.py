@@ -34,6 +34,7 @@ from model.training.loop import Trainer
 from model.training.observer import Observer
 from model.training.randomness import lent_randomness, make_generator
 from model.training.runs import RUNS, RunFolder
+from model.training.scoring import calibrated_score
 from model.training.stopping import Stopped, StopWish
 from model.training.tokens import TokenTable
 from model.training.validation import PROTOCOL, HeldOut, task_pairs
@@ -152,7 +153,14 @@ def _prepare(order: Order, world: World, display: Display, run: RunFolder, wish:
     )
     feed = Feed(recipe, corpus, feed_sides, world)
     entry, settings = read_defence(order.defence, recipe.defence)
-    context = DefenceContext(order.bits, corpus.labels[corpus.trained], recipe.loss)
+    context = DefenceContext(
+        bits=order.bits,
+        labels=corpus.labels[corpus.trained],
+        loss=recipe.loss,
+        tokenizer=created.codec.to_json() if created.codec is not None else None,
+        image_size=preprocessing.size if preprocessing is not None else None,
+        embedding_width=created.hasher.text.embedding_width if created.hasher.text is not None else None,
+    )
     with lent_randomness(torch.device("cpu"), recipe.seed, "defence weights"):
         defence = entry.build(settings, context)
     display.say(
@@ -250,6 +258,8 @@ def _publish(
             "robust": None,
         },
         calibration=calibration,
+        threat=prepared.defence.threat(),
+        score_tensors=calibrated_score(prepared.defence.score_encoders(), chosen, corpus, prepared.sides),
     )
     try:
         return save_artefact(order.models, order.name, parts), scores
@@ -266,6 +276,9 @@ def _shareable(recipe: Recipe) -> dict[str, Any]:
     for table in plain["architecture"].values():
         if isinstance(table, dict) and "source" in table and Path(str(table["source"])).is_dir():
             table["source"] = Path(str(table["source"])).name
+    extras = plain["defence"].get("extras", {})
+    if Path(str(extras.get("teacher", ""))).parts[1:]:  # an artefact's folder: its name and version are told
+        extras["teacher"] = "/".join(Path(extras["teacher"]).parts[-2:]).lstrip("/")
     return plain
 
 

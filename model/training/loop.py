@@ -71,6 +71,7 @@ class Trainer:
         self.forward = self._connected(_Losses(self.hasher, self.defence))
         self.step = 0
         self.sums: dict[str, float] = {}
+        self.figures: dict[str, float] = {}
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] = {}
         self.best_score = float("-inf")
@@ -121,6 +122,8 @@ class Trainer:
         )
         values: dict[str, float] = {}
         for phase in self.defence.phases:
+            if not self.defence.due(phase.name, self.step, self.total):
+                continue
             with frozen_except(self.groups, phase.trains):
                 terms = self._phase(phase, batch, rate)
             values |= {name: float(term.detach()) for name, term in terms.items()}
@@ -138,8 +141,10 @@ class Trainer:
             generator=make_generator(device, seed, "defence", *path),
             gather=self.world.gather,
             autocast=self._autocast,
+            figures=self.figures,
+            average=self.average.model,
         )
-        with lent_randomness(device, seed, *path):
+        with lent_randomness(device, seed, *path), state.held:
             terms: dict[str, Tensor] = self.forward(batch, state)
             loss = torch.stack(list(terms.values())).sum()
             if not bool(loss.isfinite()):
@@ -164,6 +169,8 @@ class Trainer:
         means = {name: value / self.feed.steps for name, value in self.sums.items()}
         self.sums = {}
         record: dict[str, Any] = {"epoch": epoch + 1, "losses": means, "rate": rate}
+        if self.figures:
+            record["figures"] = dict(self.figures)
         every = self.recipe.schedule.validate_every
         if self.world.leads and ((epoch + 1) % every == 0 or self.step == self.total):
             self._look(record)
@@ -204,7 +211,8 @@ class Trainer:
         tensors["best"] = dict(self.best)
         counters = {
             "step": self.step,
-            "sums": self.sums,
+            "sums": dict(self.sums),
+            "figures": dict(self.figures),
             "history": self.history,
             "best_score": self.best_score if self.best else None,
             "best_epoch": self.best_epoch,
@@ -222,6 +230,7 @@ class Trainer:
             optimiser.load_state_dict(snapshot.optimisers[group])
         counters = snapshot.counters
         self.step, self.sums = counters["step"], dict(counters["sums"])
+        self.figures = dict(counters["figures"])
         self.history, self.best_epoch = list(counters["history"]), counters["best_epoch"]
         self.best_score = float("-inf") if counters["best_score"] is None else counters["best_score"]
 

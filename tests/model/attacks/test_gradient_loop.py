@@ -215,3 +215,51 @@ def test_every_second_restart_is_half_as_sharp():
 def test_relaxations_that_make_no_sense_are_refused(values):
     with pytest.raises(RecipeError, match="got"):
         Relaxation(**values)
+
+
+def test_a_push_is_the_last_point_of_the_same_path(undefended, queries):
+    x, target = queries.images, own(undefended, queries.images)
+    attack = pgd(THREAT, OwnCode(1.0), steps=4, relaxation=TANH)
+    points = []
+
+    class Looking(ImageModel):
+        def __call__(self, images):
+            points.append(images.detach())
+            return super().__call__(images)
+
+    attack(Looking(undefended.hasher), x, target, generator=seeded(1))
+    last = points[-1]
+    points.clear()
+    pushed = attack.push(Looking(undefended.hasher), x, target, generator=seeded(1))
+    assert len(points) == 4  # a clean look, steps, a last look: this is the steps alone
+    torch.testing.assert_close(pushed, last)
+    assert not pushed.requires_grad
+
+
+def test_a_push_in_training_mode_uses_batch_statistics_and_keeps_the_running_ones(undefended, queries):
+    x, target = queries.images, own(undefended, queries.images)
+    tower = undefended.hasher.image_tower()
+    before = {name: t.clone() for name, t in tower.state_dict().items()}
+    attack, modes = pgd(THREAT, OwnCode(1.0), steps=2), []
+
+    def looking(images):
+        modes.append(tower.training)
+        return tower(images)
+
+    looking.module = tower
+    tower.train()
+    for training in (True, False):
+        attack.push(looking, x, target, generator=seeded(1), training=training)
+    assert modes == [True, True, False, False]
+    assert tower.training
+    assert all(torch.equal(t, before[name]) for name, t in tower.state_dict().items())
+    assert all(norm.track_running_stats for norm in tower.modules() if isinstance(norm, nn.BatchNorm2d))
+    tower.eval()
+
+
+def test_a_start_at_the_centre_can_be_asked_for(undefended, queries):
+    x, target = queries.images, own(undefended, queries.images)
+    attack = pgd(THREAT, OwnCode(1.0), steps=1, random_start=False)
+    model_fn = ImageModel(undefended.hasher)
+    one, two = (attack.push(model_fn, x, target, generator=seeded(s)) for s in (1, 2))
+    assert torch.equal(one, two)

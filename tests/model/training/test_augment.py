@@ -1,5 +1,7 @@
 """Augmentation against padding and slicing by hand."""
 
+import dataclasses
+
 import torch
 from torch.nn import functional as F
 
@@ -70,3 +72,64 @@ def test_dropped_tokens_become_unknown_and_special_ones_stay():
     assert not changed[torch.isin(tokens, marks.special)].any()
     assert abs(changed.sum() / 600 - 0.3) < 0.05
     assert drop_tokens(tokens, 0.0, marks, g) is tokens
+
+
+def test_what_is_switched_off_draws_nothing_so_that_older_recipes_stay_as_they_were():
+    states = []
+    for settings in (AugmentSettings(), AugmentSettings(contrast=0.3), AugmentSettings(erase=0.5)):
+        g = torch.Generator().manual_seed(3)
+        draws = draw(4, settings, g)
+        states.append(torch.rand(3, generator=g).tolist())
+    assert states[0] != states[1]
+    assert states[0] != states[2]
+    g = torch.Generator().manual_seed(3)
+    draws = draw(4, AugmentSettings(), g)
+    assert draws.contrasts is draws.saturations is draws.boxes is None
+    g.manual_seed(3)
+    torch.randint(0, 9, (4, 2), generator=g)
+    torch.rand(8, generator=g)
+    assert torch.rand(3, generator=g).tolist() == states[0]
+
+
+def test_contrast_and_saturation_scale_distances_from_means():
+    images, _ = make()
+    images = images // 2 + 64  # nothing is clamped
+    plain = Draws(torch.zeros(5, 2, dtype=torch.int64), torch.zeros(5, dtype=torch.bool), torch.ones(5))
+    floats = images.permute(0, 3, 1, 2).float() / 255
+    gains = torch.tensor([0.5, 0.8, 1.0, 1.2, 0.1])
+    flatter = augment_images(images, dataclasses.replace(plain, contrasts=gains), 0)
+    mean = floats.mean((1, 2, 3), keepdim=True)
+    assert torch.allclose(flatter, mean + gains[:, None, None, None] * (floats - mean), atol=1e-6)
+    greyer = augment_images(images, dataclasses.replace(plain, saturations=gains), 0)
+    mean = floats.mean(1, keepdim=True)
+    assert torch.allclose(greyer, mean + gains[:, None, None, None] * (floats - mean), atol=1e-6)
+    assert greyer.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_colours_stay_in_range():
+    images, g = make(n=50)
+    out = augment_images(images, draw(50, AugmentSettings(contrast=1.0, saturation=1.0), g), 4)
+    assert out.min() >= 0
+    assert out.max() <= 1
+
+
+def test_erased_rectangles_are_blank_and_within_their_area():
+    images, g = make(n=400, side=20)
+    settings = AugmentSettings(crop_padding=0, flip=0.0, erase=0.5, erase_area=0.3)
+    out = augment_images(images, draw(400, settings, g), 0)
+    changed = (out != images.permute(0, 3, 1, 2).float() / 255).any(1)  # (n, S, S)
+    assert (out[changed[:, None].expand_as(out)] == 0.5).all()
+    share = changed.float().mean((1, 2))
+    assert share.max() < 0.36  # the edges fall between pixels
+    assert 0.4 < (share > 0).float().mean() < 0.56
+    for mask in changed[share > 0][:20]:
+        rows, columns = mask.any(1), mask.any(0)
+        assert torch.equal(mask, rows[:, None] & columns[None, :])
+
+
+def test_a_part_keeps_the_new_draws_too():
+    images, g = make(n=6)
+    draws = draw(6, AugmentSettings(contrast=0.4, saturation=0.4, erase=1.0), g)
+    assert torch.equal(
+        augment_images(images, draws, 4)[2:5], augment_images(images[2:5], draws.part(slice(2, 5)), 4)
+    )

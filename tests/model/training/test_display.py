@@ -63,3 +63,10 @@ def test_an_epochs_line():
     record = {"epoch": 2, "losses": {"inter": 0.5}, "held_out": {"text-to-image": 0.25}}
     assert epoch_line(record, 9) == "epoch 2/9  inter 0.500  | held out: text-to-image 0.250"
     assert epoch_line({"epoch": 1, "losses": {"inter": 0.5}}, 9) == "epoch 1/9  inter 0.500"
+
+
+def test_figures_stand_between_losses_and_scores():
+    record = {"epoch": 2, "losses": {"inter": 1.0}, "figures": {"inner_steps": 2.0}, "held_out": {"i2t": 0.5}}
+    line = epoch_line(record, 3)
+    assert line == "epoch 2/3  inter 1.000  | figures: inner_steps 2.000  | held out: i2t 0.500"
+    assert epoch_line({"epoch": 1, "losses": {"inter": 1.0}}, 3) == "epoch 1/3  inter 1.000"

@@ -184,7 +184,6 @@ def test_starting_over_moves_an_unfinished_run_aside(order):
     [
         ({"bits": 20}, RecipeError, "multiple of 8 from 16 to 256, got 20"),
         ({"name": "../up"}, RecipeError, "name"),
-        ({"defence": "saat"}, RecipeError, "not there yet; known: "),
         ({"defence": "magic"}, UnknownName, "none"),
         ({"previous": True}, RecipeError, "needs --resume"),
     ],
@@ -294,3 +293,13 @@ def test_names_are_made_from_the_data(tmp_path):
 def test_paths_of_a_run(tmp_path):
     run = RunFolder(tmp_path)
     assert run.checkpoints.parent == run.logs.parent == tmp_path
+
+
+def test_the_manifest_of_a_defended_model_says_against_what(order, tiny):
+    recipe = from_table({**tiny, "defence": {"inner": {"eps_image": 0.02, "eps_text": 0.1, "steps": 1}}})
+    outcome = train(dataclasses.replace(order, defence="saat", recipe=recipe))
+    manifest = verify(outcome.folder).manifest
+    assert manifest["defence"]["name"] == "saat"
+    threat = manifest["threat"]
+    assert (threat["norm"], threat["eps_image"], threat["eps_text"]) == ("linf", 0.02, 0.1)
+    assert verify(train(order).folder).manifest["threat"] is None

@@ -1,0 +1,1 @@
+"""DRFGD: disentangled representations and attack-tolerant generation, used in training only."""
