@@ -16,9 +16,15 @@ OUT ?= docs/quality
 SEEDS ?= 0
 RECIPE ?=
 BACKBONE ?=
+MODELS ?=
+PROFILE ?= standard
+TWIN ?=
+SURROGATES ?=
+MODEL ?=
+SURROGATE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format lock openapi sample-model bench-quality bench-search tables clean
+.PHONY: help setup run test check format lock openapi sample-model bench-quality bench-robustness bench-broken-defences bench-search tables clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -67,6 +73,14 @@ sample-model: setup ## Train the sample model that the package ships (about 5 mi
 bench-quality: setup ## Retrieval quality on a manifest folder: DATA=DIR [RECIPE=NAME] [BACKBONE=DIR] [SEEDS=0,1]
 	$(BIN)/python -m bench.quality --data $(DATA) --out $(OUT) --seeds $(SEEDS) \
 	    $(if $(RECIPE),--recipe $(RECIPE)) $(if $(BACKBONE),--backbone $(BACKBONE))
+
+bench-broken-defences: setup ## Which gates see through broken defences: MODEL=DIR DATA=DIR [SURROGATE=DIR]
+	PYTHONPATH=tests/model/evaluation $(BIN)/python -m bench.broken_defences --model $(MODEL) --data $(DATA) \
+	    $(if $(SURROGATE),--surrogate $(SURROGATE))
+
+bench-robustness: setup ## Robustness claim: DATA=DIR MODELS=A,B [PROFILE=standard] [TWIN=DIR] [SURROGATES=C,D]
+	$(BIN)/python -m bench.robustness --data $(DATA) --models $(MODELS) --profile $(PROFILE) \
+	    $(if $(TWIN),--twin $(TWIN)) $(if $(SURROGATES),--surrogates $(SURROGATES))
 
 tables: setup ## Write the README's tables from the data files below docs/
 	$(BIN)/python -m bench.tables

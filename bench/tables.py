@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-BEGIN, END = "<!-- quality:begin -->", "<!-- quality:end -->"
+MARKS = "<!-- {name}:begin -->", "<!-- {name}:end -->"
+BUDGETS = (2, 4, 8, 16)
+"""Levels of 255 that the robustness table shows."""
 TASKS = ("image-to-text", "text-to-image", "image-to-image", "text-to-text")
 
 
@@ -49,6 +51,66 @@ def _lines(report: dict[str, Any]) -> list[str]:
     ]
 
 
+def robustness_table(folder: Path) -> str:
+    """Worst cases over train + database, a line for each model of each claim; empty without a claim."""
+    reports = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    claims = [report for report in reports if "worst_case" in report]
+    if not claims:
+        return ""
+    heads = [f"{level}/255" for level in BUDGETS]
+    lines = [
+        "## Robustness",
+        "",
+        "Worst case per query, mean over queries: the least AP over all attacks of the profile within the "
+        "budget (L-inf on RGB in [0, 1]; texts: words and typing errors). Tie-aware mAP@all over train + "
+        "database, 95 % intervals at 8/255; from the claims in `docs/robustness/`, whose gates all hold.",
+        "",
+        f"| set, bits | model | defence, seed | task | clean | {' | '.join(heads)} | texts | chance |",
+        "|" + "---|" * (7 + len(heads)),
+    ]
+    return "\n".join([*lines, *(line for report in claims for line in _claim_lines(report))])
+
+
+def _claim_lines(report: dict[str, Any]) -> list[str]:
+    """A line for each model and task with worst cases under the main protocol."""
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    heads: dict[tuple[str, str], str] = {}
+    for case in report["worst_case"]:
+        if case["protocol"] != "train+database" or case["map"] is None:
+            continue
+        key = (case["model"], case["task"])
+        heads[key] = f"{report['data']['name']}, {case['bits']} | {case['model']} | {case['defence']}, "
+        heads[key] += f"{case['seed']} | {case['task']}"
+        own = cells.setdefault(key, {"clean": f"{case['clean_map']:.3f}", "chance": f"{case['chance']:.3f}"})
+        own[_budget(case)] = _figure(case)
+    names = ("clean", *(str(level) for level in BUDGETS), "text", "chance")
+    return [
+        f"| {heads[key]} | " + " | ".join(own.get(name, "-") for name in names) + " |"
+        for key, own in cells.items()
+    ]
+
+
+def _budget(case: dict[str, Any]) -> str:
+    """The column of a worst case."""
+    return f"{round(case['eps'] * 255)}" if case["norm"] == "linf" else str(case["norm"])
+
+
+def _figure(case: dict[str, Any]) -> str:
+    """MAP, at 8/255 with its interval."""
+    value = f"{case['map']:.3f}"
+    interval = f" ({case['lo']:.3f}-{case['hi']:.3f})"
+    return value + interval if _budget(case) == "8" else value
+
+
+def replaced(text: str, name: str, table: str) -> str:
+    """`text` with `table` between the marks of `name`; raises ValueError without the marks."""
+    begin, end = (mark.format(name=name) for mark in MARKS)
+    if begin not in text or end not in text:
+        raise ValueError(f"README.md: wanted the marks {begin} and {end}")
+    before, rest = text.split(begin, 1)
+    return f"{before}{begin}\n{table}\n{end}{rest.split(end, 1)[1]}"
+
+
 def main() -> int:
     """Write or check the README."""
     parser = argparse.ArgumentParser(
@@ -58,9 +120,8 @@ def main() -> int:
     check = parser.parse_args().check
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
-    wanted = f"{before}{BEGIN}\n{quality_table(ROOT / 'docs' / 'quality')}\n{END}{after}"
+    wanted = replaced(text, "quality", quality_table(ROOT / "docs" / "quality"))
+    wanted = replaced(wanted, "robustness", robustness_table(ROOT / "docs" / "robustness"))
     if check:
         return int(text != wanted)
     readme.write_text(wanted, encoding="utf-8")

@@ -6,7 +6,8 @@ lock() {
     .venv/bin/uv pip compile --quiet --custom-compile-command "make lock" --generate-hashes \
         pyproject.toml requirements/torch-needs.in "$@"
 }
-lock --extra cpu --output-file requirements/service.lock
-lock --extra gpu --output-file requirements/service-gpu.lock
+lock --extra cpu --extra pgvector --extra milvus --output-file requirements/service.lock
+lock --extra gpu --extra pgvector --extra milvus --output-file requirements/service-gpu.lock
 lock --extra cpu --extra training --output-file requirements/trainer.lock
-lock --extra cpu --extra training --extra dev --output-file requirements/dev.lock
+lock --extra cpu --extra training --extra pgvector --extra milvus --extra servers --extra dev \
+    --output-file requirements/dev.lock

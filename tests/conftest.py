@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
+from real_servers import running_milvus, running_postgres
 
 # Two test processes share the cores of a small machine: one thread each:
 # set before torch or Faiss is imported.
@@ -14,3 +16,17 @@ os.environ.setdefault("MKL_NUM_THREADS", "1")
 # Time limits of single examples and of drawing them measure the machine's load, not the code.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A running PostgreSQL with pgvector; `database()` gives the URL of a new database."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def milvus_url():
+    """URL of a running Milvus."""
+    with running_milvus() as url:
+        yield url

@@ -1,0 +1,67 @@
+"""Claim files and the README's table of them: what a claim keeps, and what the table says of it."""
+
+import json
+
+import pytest
+from report_made import made_report
+
+from bench.robustness import claim, claim_path, split
+from bench.tables import replaced, robustness_table
+
+
+@pytest.fixture(scope="module")
+def report():
+    return made_report(examples=2)
+
+
+def test_a_claim_keeps_every_figure_and_no_picture_or_text(report):
+    kept = claim(report, "python -m bench.robustness")
+    assert not {"examples", "text_examples"} & set(kept)
+    assert kept["worst_case"] == report["worst_case"]
+    assert [row["map"] for row in kept["rows"]] == [row["map"] for row in report["rows"]]
+    assert any(row["curve"] for row in kept["rows"])
+    assert not any(row["curve"] for row in kept["rows"] if row["protocol"] == "database")
+    assert "png" not in json.dumps(kept)
+    assert "red disc" not in json.dumps(kept)
+
+
+def test_a_claim_is_about_one_code_length(report, tmp_path):
+    assert claim_path(report, tmp_path).name == "fashion-32.json"
+    mixed = {**report, "models": [{"bits": 32}, {"bits": 64}]}
+    with pytest.raises(ValueError, match="one code length"):
+        claim_path(mixed, tmp_path)
+
+
+def test_the_table_has_the_figures_of_the_claims(report, tmp_path):
+    assert robustness_table(tmp_path) == ""
+    (tmp_path / "fashion-32.json").write_text(json.dumps(claim(report, "x")))
+    (tmp_path / "other.json").write_text(json.dumps({"rows": []}))  # a data file of another kind
+    table = robustness_table(tmp_path)
+    lines = [line for line in table.splitlines() if line.startswith("| fashion, 32")]
+    assert len(lines) == 4  # two models, two tasks
+    cases = {
+        round(case["eps"] * 255): case
+        for case in report["worst_case"]
+        if (case["model"], case["task"]) == ("fashion-none/1", "image-to-text")
+        and case["protocol"] == "train+database"
+    }
+    cells = [cell.strip() for cell in lines[0].strip("|").split("|")]
+    assert cells[1:4] == ["fashion-none/1", "none, 0", "image-to-text"]
+    wanted = [f"{cases[level]['map']:.3f}" for level in (2, 4, 8, 16)]
+    assert [cell.split(" ")[0] for cell in cells[5:9]] == wanted
+    assert f"({cases[8]['lo']:.3f}-{cases[8]['hi']:.3f})" in cells[7]
+    assert cells[9] == "-"  # no text attack in this claim
+
+
+def test_only_what_stands_between_the_marks_is_written():
+    text = "a\n<!-- x:begin -->\nold\n<!-- x:end -->\nb\n"
+    new = replaced(text, "x", "new")
+    assert new == "a\n<!-- x:begin -->\nnew\n<!-- x:end -->\nb\n"
+    assert replaced(new, "x", "new") == new
+    with pytest.raises(ValueError, match="wanted the marks"):
+        replaced("nothing here", "x", "new")
+
+
+def test_lists_of_folders_are_split_at_commas():
+    assert split("a/1, b/2 ,") == ["a/1", "b/2"]
+    assert split("") == []
