@@ -6,7 +6,8 @@ HashIndexError
 |-- DuplicateId         one id twice in the same call
 |-- BadOptions          a search option out of its range
 |-- UnknownOption       a backend name or option that nobody has registered
-|-- Unsupported         what this backend cannot do on this machine (for example no GPU)
+|-- Unsupported         what this backend cannot do on this machine (no GPU, no client library)
+|-- EngineUnavailable   an engine elsewhere that cannot be reached or does not answer in time
 |-- CorruptIndex        saved data that is missing, truncated, altered or contradicts itself
 `-- GenerationMismatch  a generation that belongs to another model
 
@@ -40,6 +41,13 @@ class UnknownOption(HashIndexError):
 
 class Unsupported(HashIndexError):
     """Something that this backend cannot do here, for example a GPU index without a GPU."""
+
+
+class EngineUnavailable(HashIndexError):
+    """An engine elsewhere (PostgreSQL, Milvus) that cannot be reached, refuses, or does not answer in time.
+
+    What was asked may be asked again later; a change was either made whole or not at all.
+    """
 
 
 class CorruptIndex(HashIndexError):

@@ -7,6 +7,8 @@ from types import MappingProxyType
 
 from index.backends.faiss_index import FaissIndex
 from index.backends.memory import MemoryIndex
+from index.backends.milvus_index import MilvusIndex
+from index.backends.pgvector_index import PgvectorIndex
 from index.core import BinaryIndex
 from index.errors import UnknownOption
 
@@ -15,8 +17,13 @@ from index.errors import UnknownOption
 class Backend:
     """A class of indexes, and the options that make it what its name says."""
 
-    kind: type[MemoryIndex] | type[FaissIndex]
+    kind: type[MemoryIndex] | type[FaissIndex] | type[PgvectorIndex] | type[MilvusIndex]
     options: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def remote(self) -> bool:
+        """True when the codes lie in an engine elsewhere: what is saved is a reference, `url` an option."""
+        return issubclass(self.kind, PgvectorIndex | MilvusIndex)
 
 
 BACKENDS: Mapping[str, Backend] = MappingProxyType(
@@ -26,6 +33,8 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
         "faiss-ivf": Backend(FaissIndex, {"ivf_from": 4096}),
         # Below a million codes exact search takes about a millisecond; above, clustered codes gain.
         "auto": Backend(FaissIndex, {"ivf_from": 1_000_000}),
+        "pgvector": Backend(PgvectorIndex),
+        "milvus": Backend(MilvusIndex),
     }
 )
 
@@ -38,12 +47,25 @@ def backend(name: str) -> Backend:
 
 
 def create(name: str, bits: int, **options: object) -> BinaryIndex:
-    """Make an empty index. Raises UnknownOption, BadCodes, Unsupported."""
+    """Make an empty index. Raises UnknownOption, BadCodes, Unsupported, EngineUnavailable."""
     chosen = backend(name)
     return chosen.kind(bits, **{**chosen.options, **options})
 
 
 def load(name: str, folder: Path, bits: int, **options: object) -> BinaryIndex:
-    """Read a saved index, by whichever backend it was written. Raises what `create` does, CorruptIndex."""
+    """Read a saved index. Raises what `create` does, CorruptIndex.
+
+    What an embedded backend saved is read by all; a reference only by the backend that wrote it.
+    """
     chosen = backend(name)
     return chosen.kind.load(folder, bits, **{**chosen.options, **options})
+
+
+def discard(name: str, folder: Path, **options: object) -> None:
+    """Drop what a saved reference refers to; of embedded backends the folder is all there is.
+
+    Raises what `create` does, CorruptIndex.
+    """
+    kind = backend(name).kind
+    if issubclass(kind, PgvectorIndex | MilvusIndex):
+        kind.discard(folder, **options)

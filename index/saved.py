@@ -22,6 +22,8 @@ from index.files import ArrayReader, ArrayWriter, fsync_folder, read_json, write
 from index.ids import MAX_ID_BYTES, IdTable, Keys, split_keys
 
 FORMAT = 1
+REFERENCE_FORMAT = "reference-1"
+"""Format of the header of an index whose codes lie in an engine elsewhere (index/backends/clients.py)."""
 HEADER = "index.json"
 MAX_COUNT = 1 << 40
 _CHECK_ROWS = 65536
@@ -72,6 +74,11 @@ class SavedIndex:
     def __init__(self, folder: Path, bits: int) -> None:
         """Read and check the header of `folder`, which must hold codes of `bits` bits."""
         header = read_json(folder / HEADER)
+        if header.get("format") == REFERENCE_FORMAT:
+            raise CorruptIndex(
+                f"{HEADER}: wanted the codes themselves, got a reference to {header.get('backend')!r:.80}: "
+                "export the index first"
+            )
         if header.get("format") != FORMAT:
             raise CorruptIndex(f"{HEADER}: wanted format {FORMAT}, got {header.get('format')!r:.80}")
         if header.get("bits") != bits:

@@ -5,6 +5,9 @@ A generation is a folder `<root>/<generation id>/` with the saved indexes `image
 written last, and one rename makes it visible; a process that dies anywhere before leaves a hidden folder
 that the next build sweeps away. META.json holds the digests of both `index.json`, which hold the digests of
 everything else.
+
+Of an index in an engine elsewhere the folder holds a reference; its table or collection goes on changing
+while it is served and is dropped with the generation. `url` is where the engine listens. It is saved nowhere.
 """
 
 import fcntl
@@ -19,11 +22,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from index.backends.clients import reference_backend
 from index.codes import check_bits
 from index.core import BinaryIndex
 from index.errors import BadCodes, CorruptIndex, GenerationMismatch, HashIndexError
 from index.files import check_digest, fsync_folder, read_json, sha256_of, write_json
-from index.registry import load
+from index.registry import backend, discard, load
 from index.saved import HEADER
 
 FORMAT = 1
@@ -112,11 +116,14 @@ def read_meta(folder: Path) -> Meta:
     return _checked_meta(read_json(folder / META))
 
 
-def load_generation(folder: Path, expected_model_digest: str | None = None) -> Generation:
-    """Load a generation with every digest checked.
+def load_generation(
+    folder: Path, expected_model_digest: str | None = None, url: str | None = None
+) -> Generation:
+    """Load a generation with every digest checked; `url` is needed when it lies in an engine elsewhere.
 
     Raises GenerationMismatch when it belongs to another model than `expected_model_digest` (nothing else
-    would notice: codes of two models have the same width), CorruptIndex when it is damaged.
+    would notice: codes of two models have the same width), CorruptIndex when it is damaged,
+    EngineUnavailable, and UnknownOption without the `url` it needs.
     """
     meta = read_meta(folder)
     if expected_model_digest is not None and meta.model_digest != expected_model_digest:
@@ -125,11 +132,13 @@ def load_generation(folder: Path, expected_model_digest: str | None = None) -> G
             f"{meta.model_name}/{meta.model_version} ({meta.model_digest})"
         )
     loaded = {}
+    remote = backend(meta.backend).remote
+    options = {**meta.options, **_connection(meta.backend, url)}
     for side in SIDES:
         name = f"{side}/{HEADER}"
         check_digest(name, meta.files[name], sha256_of(folder / side / HEADER))
-        loaded[side] = load(meta.backend, folder / side, meta.bits, **meta.options)
-        if len(loaded[side]) != meta.counts[side]:
+        loaded[side] = load(meta.backend, folder / side, meta.bits, **options)
+        if not remote and len(loaded[side]) != meta.counts[side]:
             raise CorruptIndex(f"{side}: wanted {meta.counts[side]} items, got {len(loaded[side])}")
     return Generation(folder.name, meta, loaded["image"], loaded["text"])
 
@@ -143,22 +152,26 @@ def list_generations(root: Path) -> list[str]:
     )
 
 
-def delete_generation(root: Path, generation_id: str) -> bool:
-    """Delete a generation; it vanishes at once, its bytes after. False when there is none."""
+def delete_generation(root: Path, generation_id: str, url: str | None = None) -> bool:
+    """Delete a generation; it vanishes at once, its bytes after. False when there is none.
+
+    While the engine that holds its codes cannot be reached, what is left waits for `sweep`.
+    """
     hidden = root / f"{_DELETING}{generation_id}-{uuid.uuid4().hex}"
     try:
         (root / check_id(generation_id)).rename(hidden)
     except FileNotFoundError:
         return False
     fsync_folder(root)
-    shutil.rmtree(hidden)
+    _erase(hidden, url)
     return True
 
 
-def sweep(root: Path) -> list[str]:
+def sweep(root: Path, url: str | None = None) -> list[str]:
     """Remove what builds and deletions left behind when their process died; return the folders' names.
 
     A build holds a lock on its folder, which ends with its process, so one that is running is left alone.
+    So is what lies in an engine elsewhere that cannot be reached, or not without an `url`.
     """
     swept = []
     for folder in sorted(root.iterdir()) if root.is_dir() else []:
@@ -170,11 +183,33 @@ def sweep(root: Path) -> list[str]:
         except BlockingIOError:
             continue
         else:
-            shutil.rmtree(folder)
-            swept.append(folder.name)
+            if _erase(folder, url):
+                swept.append(folder.name)
         finally:
             os.close(handle)
     return swept
+
+
+def _erase(folder: Path, url: str | None) -> bool:
+    """Remove a hidden folder and drop what its references refer to; False when that must be tried again."""
+    for side in SIDES:
+        if not (folder / side / HEADER).is_file():
+            continue
+        try:
+            name = reference_backend(folder / side)
+            if name is not None:
+                discard(name, folder / side, **_connection(name, url))
+        except CorruptIndex:
+            continue  # it names nothing that could be dropped
+        except HashIndexError:
+            return False
+    shutil.rmtree(folder)
+    return True
+
+
+def _connection(name: str, url: str | None) -> dict[str, object]:
+    """The option that a backend over an engine elsewhere needs, beside those that are saved."""
+    return {"url": url} if url is not None and backend(name).remote else {}
 
 
 @contextmanager
@@ -189,7 +224,7 @@ def _building(root: Path, generation_id: str) -> Iterator[Path]:
         yield folder
     except BaseException:
         with suppress(FileNotFoundError):
-            shutil.rmtree(folder)
+            _erase(folder, None)  # references stay, hidden, until somebody sweeps who knows the engine
         raise
     finally:
         os.close(handle)

@@ -6,17 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from index_cases import CASES, params
 
 from index import registry
 from index.core import BinaryIndex
-
-# Options that make small corpora use every structure: many segments, an inverted file.
-CASES: dict[str, tuple[str, dict[str, object]]] = {
-    **{name: (name, {}) for name in registry.BACKENDS},
-    "faiss-ivf": ("faiss-ivf", {"nprobe": "all", "ivf_from": 200, "lists": 16}),
-    "auto": ("auto", {"nprobe": "all", "ivf_from": 5000}),
-    "faiss-segments": ("faiss", {"segment_rows": 1500}),
-}
 
 
 @dataclass(frozen=True)
@@ -33,16 +26,35 @@ class Case:
         return registry.load(self.name, folder, bits, **self.options)
 
 
-@pytest.fixture(params=sorted(CASES), scope="session")
-def case(request) -> Case:
+@pytest.fixture(scope="session")
+def connect(request):
+    """`connect(name)` gives the options that reach a backend's server, which is started when it is needed."""
+    databases = {}
+
+    def options(name: str) -> dict[str, object]:
+        if name == "pgvector":
+            if name not in databases:
+                databases[name] = request.getfixturevalue("postgres").database()
+            return {"url": databases[name], "timeout_s": 60}
+        if name == "milvus":
+            return {"url": request.getfixturevalue("milvus_url"), "timeout_s": 60}
+        return {}
+
+    return options
+
+
+@pytest.fixture(params=params(CASES), scope="session")
+def case(request, connect) -> Case:
     """Every registered backend, in small sizes that reach its branches."""
-    return Case(*CASES[request.param])
+    name, options = CASES[request.param]
+    return Case(name, options | connect(name))
 
 
-@pytest.fixture(params=sorted(set(CASES) - {"memory"}), scope="session")
-def rival(request) -> Case:
+@pytest.fixture(params=params(set(CASES) - {"memory"}), scope="session")
+def rival(request, connect) -> Case:
     """Every registered backend but the oracle, which would be compared with itself."""
-    return Case(*CASES[request.param])
+    name, options = CASES[request.param]
+    return Case(name, options | connect(name))
 
 
 def make_corpus(count: int, bits: int, seed: int) -> tuple[list[str], np.ndarray]:

@@ -7,12 +7,13 @@ import threading
 
 import numpy as np
 import pytest
+from index_cases import CASES, REMOTE, params
 
 from index import registry
 from index.backends.memory import MemoryIndex
 from index.codes import hamming
 from index.core import MAX_K, Hit, SearchOptions
-from index.errors import BadCodes, BadId, BadOptions, DuplicateId
+from index.errors import BadCodes, BadId, BadOptions, CorruptIndex, DuplicateId
 
 N = 10_000
 EVERY_BITS = (16, 64)
@@ -192,18 +193,48 @@ def test_export_is_in_id_order(pair):
     assert np.array_equal(codes, wanted_codes)
 
 
-@pytest.mark.parametrize("reader", sorted(registry.BACKENDS))
-def test_saved_by_one_read_by_all(case, corpus, reader, tmp_path):
+READERS = {name: {"nprobe": "all"} if name in {"faiss-ivf", "auto"} else {} for name in registry.BACKENDS}
+
+
+def save_all_but_some(index, corpus, folder):
+    """Fill an index and the oracle, take some items out, save the index; the oracle."""
     ids, codes = corpus(6000, 136, seed=3)
-    index, oracle = case.create(136), MemoryIndex(136)
+    oracle = MemoryIndex(136)
     for writer in (index, oracle):
         writer.add(ids, codes)
         writer.remove(ids[:40])
-    index.save(tmp_path / "saved")
-    options = {"nprobe": "all"} if reader in {"faiss-ivf", "auto"} else {}
-    read = registry.load(reader, tmp_path / "saved", 136, **options)
-    assert len(read) == len(oracle)
-    assert read.search(codes[:3], SearchOptions(40)) == oracle.search(codes[:3], SearchOptions(40))
+    index.save(folder)
+    return oracle
+
+
+def assert_same(index, oracle):
+    queries = oracle.codes()[1][:3]
+    assert len(index) == len(oracle)
+    assert index.search(queries, SearchOptions(40)) == oracle.search(queries, SearchOptions(40))
+
+
+@pytest.mark.parametrize("reader", sorted(set(READERS) - set(REMOTE)))
+@pytest.mark.parametrize("writer", sorted(set(CASES) - set(REMOTE)))
+def test_saved_by_one_read_by_all(writer, reader, corpus, tmp_path):
+    name, options = CASES[writer]
+    oracle = save_all_but_some(registry.create(name, 136, **options), corpus, tmp_path / "saved")
+    assert_same(registry.load(reader, tmp_path / "saved", 136, **READERS[reader]), oracle)
+
+
+@pytest.mark.parametrize("reader", params(REMOTE))
+def test_saved_codes_are_put_into_an_engine(reader, connect, corpus, tmp_path):
+    oracle = save_all_but_some(registry.create("faiss", 136), corpus, tmp_path / "saved")
+    assert_same(registry.load(reader, tmp_path / "saved", 136, **connect(reader)), oracle)
+
+
+@pytest.mark.parametrize("writer", params(REMOTE))
+def test_a_reference_leads_its_backend_back_and_tells_the_others(writer, connect, corpus, tmp_path):
+    oracle = save_all_but_some(registry.create(writer, 136, **connect(writer)), corpus, tmp_path / "saved")
+    assert [each.name for each in (tmp_path / "saved").iterdir()] == ["index.json"]
+    assert_same(registry.load(writer, tmp_path / "saved", 136, **connect(writer)), oracle)
+    for reader in sorted(set(READERS) - set(REMOTE)):
+        with pytest.raises(CorruptIndex, match=f"reference to '{writer}': export"):
+            registry.load(reader, tmp_path / "saved", 136)
 
 
 def test_a_read_index_goes_on_changing(case, corpus, tmp_path):
@@ -244,7 +275,7 @@ def test_emptied_index(case, corpus):
 
 
 def test_one_item_at_a_time(case, corpus):
-    ids, codes = corpus(150, 16, seed=8)
+    ids, codes = corpus(50 if case.name in REMOTE else 150, 16, seed=8)
     index, oracle = case.create(16), MemoryIndex(16)
     for number, (each, code) in enumerate(zip(ids, codes, strict=True)):
         index.add([each], code[None])
@@ -270,21 +301,25 @@ BAD_CALLS = [
 ]
 
 
-@pytest.mark.parametrize(("ids", "codes", "error", "words"), BAD_CALLS)
-def test_a_refused_add_changes_nothing(case, ids, codes, error, words):
+@pytest.fixture(scope="module")
+def lone(case):
+    """An index of one item, for what must not change it."""
     index = case.create(64)
     index.add(["a"], np.full((1, 8), 255, dtype=np.uint8))
+    return index
+
+
+@pytest.mark.parametrize(("ids", "codes", "error", "words"), BAD_CALLS)
+def test_a_refused_add_changes_nothing(lone, ids, codes, error, words):
     with pytest.raises(error, match=words):
-        index.add(ids, codes)
-    assert index.search(np.full((1, 8), 255, dtype=np.uint8), SearchOptions(5)) == [[Hit("a", 0)]]
+        lone.add(ids, codes)
+    assert lone.search(np.full((1, 8), 255, dtype=np.uint8), SearchOptions(5)) == [[Hit("a", 0)]]
 
 
 @pytest.mark.parametrize("shape", [(1, 7), (1, 16), (8,), (1, 8, 1)])
-def test_bad_queries_never_reach_the_engine(case, shape):
-    index = case.create(64)
-    index.add(["a"], np.zeros((1, 8), dtype=np.uint8))
+def test_bad_queries_never_reach_the_engine(lone, shape):
     with pytest.raises(BadCodes, match=r"\(n, 8\)"):
-        index.search(np.zeros(shape, dtype=np.uint8), SearchOptions(1))
+        lone.search(np.zeros(shape, dtype=np.uint8), SearchOptions(1))
 
 
 @pytest.mark.parametrize("bits", [0, 8, 15, 20, 264, -16, 64.0, True, "64"])

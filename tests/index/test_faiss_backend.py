@@ -55,7 +55,7 @@ def test_bad_options_are_refused(options, words):
 
 
 def test_unknown_backend_and_oracle_options():
-    with pytest.raises(UnknownOption, match="memory, faiss, faiss-ivf, auto, got 'abacus'"):
+    with pytest.raises(UnknownOption, match="memory, faiss, faiss-ivf, auto, pgvector, milvus, got 'abacus'"):
         registry.create("abacus", 64)
     with pytest.raises(UnknownOption, match="no options"):
         registry.create("memory", 64, nprobe=3)

@@ -358,11 +358,10 @@ def test_digests_are_of_the_files(tmp_path):
         sha256_of(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("name", sorted(registry.BACKENDS))
-def test_saving_into_a_folder_with_files_is_refused(name, corpus, tmp_path):
+def test_saving_into_a_folder_with_files_is_refused(case, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(HashIndexError, match="empty folder"):
-        build(name, corpus).save(tmp_path)
+        case.create(BITS).save(tmp_path)
 
 
 def test_saving_is_the_same_for_the_same_items(corpus, tmp_path):
