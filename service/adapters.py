@@ -15,9 +15,9 @@ import numpy as np
 
 from index.codes import pack
 from index.core import BinaryIndex, Hit, SearchOptions
-from index.errors import HashIndexError
-from index.registry import create
-from index.store import Meta, delete_generation, load_generation, write_generation
+from index.errors import CorruptIndex, EngineUnavailable, HashIndexError
+from index.registry import backend, create
+from index.store import Meta, delete_generation, load_generation, sweep, write_generation
 from model.artefact import ModelCard, find_model, full_card, list_models
 from model.errors import ArtefactError, ImageError, MissingTower, ModelError
 from model.inference import Encoder
@@ -97,10 +97,11 @@ class DiskModels:
 
 
 class ServedIndex:
-    """A `BinaryIndex` as a `SearchIndex`."""
+    """A `BinaryIndex` as a `SearchIndex`; raises `Unavailable` while an engine elsewhere does not answer."""
 
-    def __init__(self, index: BinaryIndex) -> None:
+    def __init__(self, index: BinaryIndex, *, shared: bool) -> None:
         self.index = index
+        self.shared = shared
 
     @property
     def exact(self) -> bool:
@@ -109,34 +110,45 @@ class ServedIndex:
 
     def __len__(self) -> int:
         """Number of ids."""
-        return len(self.index)
+        with _engine_errors():
+            return len(self.index)
 
     def add(self, ids: Sequence[str], codes: CodeArray) -> None:
         """Insert distinct ids, or replace the codes of those that are there."""
-        self.index.add(ids, codes)
+        with _engine_errors():
+            self.index.add(ids, codes)
 
     def remove(self, ids: Sequence[str]) -> int:
         """Remove ids; the number that was there."""
-        return self.index.remove(ids)
+        with _engine_errors():
+            return self.index.remove(ids)
 
     def search(self, code: bytes, reach: Reach) -> list[Neighbour]:
         """Nearest ids of one packed code, in the contract's order."""
         after = None if reach.after is None else Hit(reach.after.id, reach.after.distance)
         options = SearchOptions(reach.k, reach.max_distance, after)
-        hits = self.index.search(np.frombuffer(code, np.uint8)[np.newaxis], options, allow=reach.allow)[0]
+        query = np.frombuffer(code, np.uint8)[np.newaxis]
+        with _engine_errors():
+            hits = self.index.search(query, options, allow=reach.allow)[0]
         return [Neighbour(hit.id, hit.distance) for hit in hits]
 
 
 class DiskGenerations:
-    """Index generations below one folder as a `GenerationStore`."""
+    """Index generations below one folder as a `GenerationStore`.
 
-    def __init__(self, folder: Path, backend: str) -> None:
+    url: where the engine listens that holds the codes of a backend like pgvector or milvus.
+    """
+
+    def __init__(self, folder: Path, backend: str, url: str | None = None) -> None:
         self._folder = folder
         self._backend = backend
+        self._url = url
 
     def new_index(self, bits: int) -> SearchIndex:
-        """An empty index of the configured backend."""
-        return ServedIndex(create(self._backend, bits))
+        """An empty index of the configured backend. Raises `Unavailable` when its engine does not answer."""
+        options = {} if self._url is None or not backend(self._backend).remote else {"url": self._url}
+        with _engine_errors():
+            return ServedIndex(create(self._backend, bits, **options), shared=backend(self._backend).remote)
 
     def write(self, generation: Generation, indexes: Mapping[Side, SearchIndex]) -> None:
         """Persist both indexes; visible all at once or not at all."""
@@ -151,23 +163,28 @@ class DiskGenerations:
             backend=self._backend,
         )
         image, text = _concrete(indexes["image"]), _concrete(indexes["text"])
+        sweep(self._folder, self._url)
         write_generation(self._folder, generation.id, meta, image, text)
 
     def load(self, generation: Generation) -> dict[Side, SearchIndex]:
         """Load both indexes. Raises `Unavailable` when missing, damaged or of another model."""
         try:
-            found = load_generation(self._folder / generation.id, generation.model_digest)
+            found = load_generation(self._folder / generation.id, generation.model_digest, self._url)
         except (HashIndexError, OSError) as error:
             raise Unavailable(
                 f"index generation {generation.id} cannot be loaded: {error}",
                 code="generation_damaged",
                 retry_after_s=60,
             ) from error
-        return {"image": ServedIndex(found.image), "text": ServedIndex(found.text)}
+        shared = backend(found.meta.backend).remote
+        return {
+            "image": ServedIndex(found.image, shared=shared),
+            "text": ServedIndex(found.text, shared=shared),
+        }
 
     def delete(self, generation_id: str) -> None:
         """Remove the folder of a generation; nothing happens when it is not there."""
-        delete_generation(self._folder, generation_id)
+        delete_generation(self._folder, generation_id, self._url)
 
 
 def _ref(card: ModelCard) -> ModelRef:
@@ -185,6 +202,15 @@ def _concrete(index: SearchIndex) -> BinaryIndex:
     if not isinstance(index, ServedIndex):
         raise TypeError(f"wanted an index that this store made, got {type(index).__name__}")
     return index.index
+
+
+@contextmanager
+def _engine_errors() -> Iterator[None]:
+    """An engine elsewhere that does not answer, or has lost an index, is a 503 and no fault of ours."""
+    try:
+        yield
+    except (EngineUnavailable, CorruptIndex) as error:
+        raise Unavailable(str(error), code="index_unavailable", retry_after_s=2) from error
 
 
 @contextmanager

@@ -45,9 +45,11 @@ COMMANDS: dict[str, Known] = {
     "data": Known("Data sets: draw, import and check manifest folders.", extra="training"),
     "train": Known("Train a hasher on a manifest folder.", extra="training"),
     "attack": Known("Attack items of a data set; what a client could upload.", extra="training"),
+    "evaluate": Known("Attack models and judge the attacks: report.json and report.html.", extra="training"),
     "model": Known("Model artefacts: list, show, verify.", extra="training"),
     "index": Known("Index generations: build, verify, roll back.", "service.commands.index:app"),
     "reindex": Known("Rebuild the index of a running service.", "service.commands.reindex:reindex"),
+    "keys": Known("API keys: create, list, revoke.", "service.commands.keys:app"),
     "doctor": Known("Check this installation and a home folder.", "service.commands.doctor:doctor"),
 }
 

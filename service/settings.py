@@ -2,7 +2,8 @@
 
 Every field is `HASHGUARD_<NAME>` in the environment; command-line options are passed as keyword arguments
 and win. Units are in the names (`_s` seconds, `_ms` milliseconds, `_bytes`, `_chars`). A secret never has
-to stand in the environment: `HASHGUARD_CATALOG_URL_FILE` names a file that holds the URL.
+to stand in the environment: `HASHGUARD_CATALOG_URL_FILE` names a file that holds the URL. `CallerSettings`
+are those of commands that call a running service.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Settings(BaseSettings):
     drain_s: Seconds = 20.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_json: bool = True
+    authentication: Literal["auto", "required", "off"] = "auto"
     allow_unauthenticated: bool = False
     allowed_hosts: str = ""
     allowed_origins: str = ""
@@ -48,6 +50,8 @@ class Settings(BaseSettings):
     # The model and the index.
     device: str = "auto"
     index_backend: str = "auto"
+    index_url: SecretStr | None = None
+    index_url_file: Path | None = None
     model_batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     model_batch_delay_ms: Annotated[float, Field(ge=0, le=1000)] = 2.0
     model_queue_size: Annotated[int, Field(ge=1, le=100_000)] = 256
@@ -81,9 +85,13 @@ class Settings(BaseSettings):
     idempotency_hours: Annotated[float, Field(gt=0, le=720)] = 24.0
 
     @model_validator(mode="after")
-    def _one_catalog_url(self) -> Settings:
+    def _fits_together(self) -> Settings:
         if self.catalog_url is not None and self.catalog_url_file is not None:
             raise ValueError("give catalog_url or catalog_url_file, not both")
+        if self.index_url is not None and self.index_url_file is not None:
+            raise ValueError("give index_url or index_url_file, not both")
+        if self.authentication == "required" and self.allow_unauthenticated:
+            raise ValueError("authentication is required and allow_unauthenticated says that it is not")
         if self.worker_timeout_s < 2 * self.worker_heartbeat_s:
             raise ValueError("worker_timeout_s must be at least twice worker_heartbeat_s")
         return self
@@ -108,6 +116,24 @@ class Settings(BaseSettings):
         """Folder of the log files, one for each reindex worker."""
         return self.home / "logs"
 
+    @property
+    def asks_nobody(self) -> bool:
+        """Whether callers are never asked for a key, wherever the service listens."""
+        return self.authentication == "off" or self.allow_unauthenticated
+
+    def host_names(self) -> tuple[str, ...]:
+        """The names in `allowed_hosts`."""
+        return _words(self.allowed_hosts)
+
+    def origins(self) -> tuple[str, ...]:
+        """The origins in `allowed_origins`."""
+        return _words(self.allowed_origins)
+
+    def catalog_is_there(self) -> bool:
+        """Whether a catalog can be opened without making one; a database by URL counts as there."""
+        own = self.catalog_url is None and self.catalog_url_file is None
+        return not own or (self.home / "catalog.db").is_file()
+
     def database_url(self) -> str:
         """SQLAlchemy URL of the catalog: as set, read from its file, or SQLite under the home folder."""
         if self.catalog_url is not None:
@@ -115,6 +141,14 @@ class Settings(BaseSettings):
         if self.catalog_url_file is not None:
             return self.catalog_url_file.read_text(encoding="utf-8").strip()
         return f"sqlite:///{(self.home / 'catalog.db').absolute()}"
+
+    def engine_url(self) -> str | None:
+        """URL of the engine that holds the codes (`pgvector`, `milvus`): as set, or read from its file."""
+        if self.index_url is not None:
+            return self.index_url.get_secret_value()
+        if self.index_url_file is not None:
+            return self.index_url_file.read_text(encoding="utf-8").strip()
+        return None
 
     def blob_store_url(self) -> str:
         """URL of the blob store for fsspec: as set, or a folder under the home folder."""
@@ -126,6 +160,33 @@ class Settings(BaseSettings):
         return inherited | {
             f"{_PREFIX}{name.upper()}": _as_text(value) for name, value in self if value is not None
         }
+
+
+class CallerSettings(BaseSettings):
+    """How a command shows itself to a running service; raises `pydantic.ValidationError`, OSError."""
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True)
+
+    api_key: SecretStr | None = None
+    api_key_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_key(self) -> CallerSettings:
+        if self.api_key is not None and self.api_key_file is not None:
+            raise ValueError("give api_key or api_key_file, not both")
+        return self
+
+    def key(self) -> str | None:
+        """The API key: as set, or read from its file; None when there is none."""
+        if self.api_key is not None:
+            return self.api_key.get_secret_value().strip()
+        if self.api_key_file is not None:
+            return self.api_key_file.read_text(encoding="utf-8").strip()
+        return None
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _as_text(value: object) -> str:

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import service
@@ -37,10 +37,12 @@ from service.application.types import Generation, Job, JobKind
 from service.application.validation import Limits
 from service.application.writing import Writer
 from service.catalog.blobs import FsspecBlobs
-from service.catalog.catalog import SqlCatalog, open_catalog
+from service.catalog.catalog import SqlCatalog
+from service.catalog_wiring import build_catalog, build_keyring, utc_now
 from service.settings import Settings
 
 _WATCH_S = 1.0
+_LAST_USE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -78,25 +80,19 @@ class ProcessWorker:
             self.process.wait()
 
 
-def utc_now() -> datetime:
-    """The time, with its zone."""
-    return datetime.now(UTC)
-
-
-def build_catalog(settings: Settings) -> SqlCatalog:
-    """Open the catalog and bring its schema up to date. Raises what `open_catalog` does."""
-    settings.home.mkdir(parents=True, exist_ok=True)
-    return open_catalog(settings.database_url(), utc_now)
-
-
 def build_blobs(settings: Settings) -> FsspecBlobs:
     """The blob store."""
     return FsspecBlobs(settings.blob_store_url())
 
 
+def build_generations(settings: Settings) -> DiskGenerations:
+    """The index generations, in the configured backend."""
+    return DiskGenerations(settings.generations_folder, settings.index_backend, settings.engine_url())
+
+
 def build_index(settings: Settings, bits: int) -> SearchIndex:
     """An empty index of the configured backend."""
-    return DiskGenerations(settings.generations_folder, settings.index_backend).new_index(bits)
+    return build_generations(settings).new_index(bits)
 
 
 def load_encoder(settings: Settings, model: str) -> Encoder:
@@ -113,7 +109,7 @@ def open_parts(settings: Settings, shelf: ModelShelf | None = None) -> Parts:
         build_catalog(settings),
         build_blobs(settings),
         shelf or DiskModels(settings.models_folder, settings.device),
-        DiskGenerations(settings.generations_folder, settings.index_backend),
+        build_generations(settings),
     )
 
 
@@ -221,6 +217,7 @@ def build_application(
             timedelta(seconds=settings.worker_timeout_s), timedelta(hours=settings.idempotency_hours)
         ),
     )
+    keyring = build_keyring(parts.catalog)
     health = Health(state, parts.catalog.items, settings.canary_max_age_s)
     return Application(
         retrieval=Retrieval(
@@ -229,6 +226,7 @@ def build_application(
         items=_items(parts, state),
         reindexing=reindexing,
         models=Models(parts.shelf),
+        keyring=keyring,
         health=health,
         follower=follower,
         thread=thread,
@@ -236,6 +234,7 @@ def build_application(
             Ticker("follower", settings.follower_poll_s, follower.tick),
             Ticker("canary", settings.canary_interval_s, health.probe),
             Ticker("jobs", _WATCH_S, reindexing.watch),
+            Ticker("keys", _LAST_USE_S, keyring.flush),
         ),
         catalog=parts.catalog,
     )

@@ -5,8 +5,8 @@ attack that differentiates through it stands still and flatters the model. HAG (
 h = tanh(alpha z) from alpha = 0.1 up. Ours takes the scale from the logits themselves, so it needs no
 constant per model, and ends sharper than the model's own tanh: a bit far from zero is then left alone, and
 the budget goes to bits that can turn. Trials on one undefended small CNN favoured it over the plain tanh for
-the mainstay and not for the own code at 8/255, so every second restart is half as sharp; `docs/method.md`
-gives figures once the evaluation has made them.
+the mainstay and not for the own code at 8/255, so every second restart is half as sharp; what that
+alternation gains was not measured.
 """
 
 from __future__ import annotations

@@ -6,21 +6,21 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from ipaddress import ip_address
 
 from asgi_correlation_id import CorrelationIdMiddleware
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
 from starlette.types import Lifespan, Scope
 
 from service.api import errors
-from service.api.deps import Context
+from service.api.authentication import LOOPBACK_HOSTS, is_loopback
+from service.api.deps import Context, declared_scope
 from service.api.metrics import Metrics
 from service.api.middleware.access import AccessMiddleware
 from service.api.middleware.admission import AdmissionMiddleware, Gate
 from service.api.middleware.body_limit import BodyLimitMiddleware, LimitOf
-from service.api.middleware.guard import LOOPBACK_HOSTS, GuardMiddleware
+from service.api.middleware.guard import GuardMiddleware
 from service.api.middleware.headers import HeadersMiddleware
 from service.api.routes import admin, health, items, models, page, search
 from service.api.workers import Workers
@@ -33,6 +33,9 @@ INTERFACE_VERSION = "1.0.0"
 _ROUTERS = tuple(module.router for module in (search, items, models, admin, health, page))
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 _DESCRIPTION = """Images find texts and texts find images through short binary codes.
+
+Callers beyond the service's own machine show an API key, `Authorization: Bearer KEY`, with the scope that
+a call needs: `search`, `write` or `admin`.
 
 Errors are problem documents (RFC 9457) with a stable `code`. Types are strict and unknown fields are
 refused. The same query gives the same page for ever while the corpus and the model stay."""
@@ -54,7 +57,10 @@ def create_app(application: Application, settings: Settings) -> FastAPI:
 
 
 def assemble(lifespan: Lifespan[FastAPI] | None = None, middleware: Sequence[Middleware] = ()) -> FastAPI:
-    """Routes and error handlers without anything behind them: enough for the OpenAPI document."""
+    """Routes and error handlers without anything behind them: enough for the OpenAPI document.
+
+    Raises TypeError when a route does not declare who may call it.
+    """
     app = FastAPI(
         title="hashguard",
         version=INTERFACE_VERSION,
@@ -67,8 +73,20 @@ def assemble(lifespan: Lifespan[FastAPI] | None = None, middleware: Sequence[Mid
     )
     errors.install(app, methods_of)
     for router in _ROUTERS:
+        check_declared(router)
         app.include_router(router)
     return app
+
+
+def check_declared(router: APIRouter) -> None:
+    """Raise TypeError when a route of a router does not declare, once, what its calls need."""
+    for route in router.routes:
+        if not isinstance(route, APIRoute):
+            raise TypeError(f"{route} must be an APIRoute: no other route can declare who may call it")
+        try:
+            declared_scope(route.dependencies)
+        except TypeError as error:
+            raise TypeError(f"{sorted(route.methods or ())} {route.path}: {error}") from error
 
 
 def methods_of(path: str) -> frozenset[str]:
@@ -79,16 +97,6 @@ def methods_of(path: str) -> frozenset[str]:
     return frozenset(
         method for route in routes if route.path_regex.match(path) for method in route.methods or ()
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a bind address can be reached from this machine only."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 @asynccontextmanager
@@ -113,7 +121,7 @@ def _middleware(context: Context) -> list[Middleware]:
         Middleware(
             GuardMiddleware,
             allowed_hosts=allowed_hosts(settings),
-            allowed_origins=_words(settings.allowed_origins),
+            allowed_origins=settings.origins(),
         ),
         Middleware(AdmissionMiddleware, gate=context.gate, metrics=context.metrics),
         Middleware(
@@ -131,7 +139,7 @@ def allowed_hosts(settings: Settings) -> tuple[str, ...]:
     On loopback its own names (against DNS rebinding) and those that the operator adds; elsewhere what the
     operator says, or any.
     """
-    configured = _words(settings.allowed_hosts)
+    configured = settings.host_names()
     if is_loopback(settings.host):
         return (*LOOPBACK_HOSTS, settings.host, *configured)
     return configured or ("*",)
@@ -149,10 +157,6 @@ def body_limits(settings: Settings) -> LimitOf:
         return settings.max_body_bytes
 
     return limit_of
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _is_request_id(value: str) -> bool:

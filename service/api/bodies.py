@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api import strict_json
+from service.api.deps import admit_early
 from service.api.errors import FieldError, InvalidFields, WrongContentType, field_errors
 from service.api.multipart import read_form
 
@@ -33,6 +34,8 @@ class StrictJsonRequest(Request):
 class StrictJsonRoute(APIRoute):
     """A route whose JSON body, when it takes one, is checked before FastAPI validates it.
 
+    Leave to call comes before that: nobody without a key makes the service read a body.
+
     Raises `WrongContentType` unless the body is declared as JSON: the check also keeps cross-site forms
     out, which cannot declare it.
     """
@@ -44,6 +47,7 @@ class StrictJsonRoute(APIRoute):
             return handler
 
         async def strict(request: Request) -> Response:
+            await admit_early(request, self)
             media_type = declared_type(request)
             if media_type != "application/json" and not media_type.endswith("+json"):
                 raise WrongContentType(

@@ -4,6 +4,7 @@
     |- ...                           errors of the use cases
     |- WrongContentType              the body's media type is none that this call takes (415)
     |- Forbidden                     the caller may not do this (403)
+    |  `- MissingScope               the caller's key does not have the scope (403)
     |- RequestTimedOut               the body did not arrive in time (408)
     |- RefusedHost                   the Host header names somebody else (400)
     `- InvalidFields                 fields of a form or query that do not fit, each with its place (422)
@@ -35,9 +36,11 @@ from service.application.errors import (
     NotFound,
     ServiceError,
     TooLarge,
+    Unauthorised,
     Unavailable,
     UnsupportedMedia,
 )
+from service.application.types import Scope
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -70,6 +73,16 @@ class Forbidden(ServiceError):
     code = "forbidden"
 
 
+class MissingScope(Forbidden):
+    """The caller's key is good, but does not have the scope of this call."""
+
+    code = "missing_scope"
+
+    def __init__(self, scope: Scope) -> None:
+        super().__init__(f"This call needs a key with the scope {scope.value!r}; the key shown has it not.")
+        self.scope = scope
+
+
 class RequestTimedOut(ServiceError):
     """The request's body did not arrive in time."""
 
@@ -98,7 +111,9 @@ STATUS: Mapping[type[ServiceError], int] = {
     Damaged: 500,
     BadRequest: 400,
     RefusedHost: 400,
+    Unauthorised: 401,
     Forbidden: 403,
+    MissingScope: 403,
     NotFound: 404,
     RequestTimedOut: 408,
     Conflict: 409,
@@ -162,9 +177,21 @@ def problem_response(body: Mapping[str, Any], headers: Mapping[str, str] | None 
 
 
 def error_response(error: ServiceError) -> Response:
-    """The response to an error of the service; `Retry-After` where a later try can help."""
-    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, Unavailable) else None
-    return problem_response(problem_of(error), headers)
+    """The response to an error of the service, with `headers_of` it."""
+    return problem_response(problem_of(error), headers_of(error))
+
+
+def headers_of(error: ServiceError) -> dict[str, str]:
+    """`Retry-After` where a later try can help, `WWW-Authenticate` (RFC 6750) where another key can."""
+    if isinstance(error, Unavailable):
+        return {"Retry-After": str(error.retry_after_s)}
+    if isinstance(error, Unauthorised):
+        shown = "" if error.reason == "missing" else ', error="invalid_token"'
+        return {"WWW-Authenticate": f'Bearer realm="hashguard"{shown}'}
+    if isinstance(error, MissingScope):
+        words = f'error="insufficient_scope", scope="{error.scope.value}"'
+        return {"WWW-Authenticate": f'Bearer realm="hashguard", {words}'}
+    return {}
 
 
 def unexpected_response() -> Response:

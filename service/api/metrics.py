@@ -45,6 +45,12 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
+        self._access = Counter(
+            "hashguard_access_refused",
+            "Requests refused for want of a good API key or of its scope.",
+            ("reason",),
+            registry=self.registry,
+        )
         self._stages = Histogram(
             "hashguard_stage_duration_seconds",
             "Where the time of searches goes.",
@@ -72,6 +78,10 @@ class Metrics:
     def rejected(self, reason: str) -> None:
         """Count a request that was refused at the door; `reason` is one of a fixed set of words."""
         self._rejected.labels(reason).inc()
+
+    def access_refused(self, reason: str) -> None:
+        """Count a request without a good key or scope; `reason` is one of a fixed set of words."""
+        self._access.labels(reason).inc()
 
     def searched(self, answer: SearchAnswer) -> None:
         """Count the stages of one answered search."""

@@ -7,14 +7,25 @@ from typing import Any
 from service.api.errors import MEDIA_TYPE, title_of
 
 _PROBLEM = {"schema": {"$ref": "#/components/schemas/Problem"}}
+_CHALLENGE = {"WWW-Authenticate": {"description": "Bearer (RFC 6750).", "schema": {"type": "string"}}}
 _RETRY = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The problem responses of a call: `statuses` and those that any call may give."""
+def problems(*statuses: int, public: bool = False) -> dict[int | str, dict[str, Any]]:
+    """The problem responses of a call: `statuses` and those that any call may give.
+
+    A `public` call never asks for a key.
+    """
     result: dict[int | str, dict[str, Any]] = {}
     for status in sorted({*statuses, 400, 403, 503}):
         result[status] = {"description": title_of(status), "content": {MEDIA_TYPE: _PROBLEM}}
+    if not public:
+        unauthorised = "No API key, or one that is not good."
+        result[401] = {
+            "description": unauthorised,
+            "content": {MEDIA_TYPE: _PROBLEM},
+            "headers": _CHALLENGE,
+        }
     result[503]["headers"] = _RETRY
     result[422] = {"description": "A field does not fit.", "content": {MEDIA_TYPE: _PROBLEM}}
     return result

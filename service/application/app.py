@@ -8,6 +8,7 @@ from service.application.batching import ModelThread
 from service.application.follower import Follower
 from service.application.health import Health
 from service.application.ingest import Items
+from service.application.keyring import Keyring
 from service.application.models import Models
 from service.application.ports import Closable
 from service.application.reindex import Reindexing
@@ -23,6 +24,7 @@ class Application:
     items: Items
     reindexing: Reindexing
     models: Models
+    keyring: Keyring
     health: Health
     follower: Follower
     thread: ModelThread
@@ -52,4 +54,5 @@ class Application:
             ticker.stop()
         self.reindexing.close()
         self.thread.close()
+        self.keyring.flush()
         self.catalog.close()

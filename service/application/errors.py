@@ -5,7 +5,8 @@ ServiceError
 |  |- BadRequest         the request cannot be read at all (400)
 |  |- UnsupportedMedia   bytes that are none of the image types accepted (415)
 |  `- TooLarge           too many bytes or pixels (413)
-|- NotFound              no such item, job, model, generation (404)
+|- Unauthorised          no key, or one that is not good (401)
+|- NotFound              no such item, job, model, generation, key (404)
 |- Conflict              a reindex is running, an id is taken, a pairing does not fit (409)
 |- Unavailable           overloaded, draining, or no usable model and index (503, retry later)
 `- Damaged               stored data that is missing or does not match its digest (500)
@@ -53,8 +54,23 @@ class TooLarge(InvalidInput):
     code = "too_large"
 
 
+class Unauthorised(ServiceError):
+    """The caller showed no key, or one that is not good.
+
+    `reason` is one word of a fixed set for metrics and logs: missing, malformed, unknown, mismatch, expired;
+    `key_id` the public part of the key that was shown, when it had the shape of one.
+    """
+
+    code = "unauthorised"
+
+    def __init__(self, detail: str, *, code: str, reason: str, key_id: str | None = None) -> None:
+        super().__init__(detail, code=code)
+        self.reason = reason
+        self.key_id = key_id
+
+
 class NotFound(ServiceError):
-    """No such item, job, model or generation."""
+    """No such item, job, model, generation or key."""
 
     code = "not_found"
 

@@ -82,6 +82,8 @@ class Neighbour:
 class SearchIndex(Protocol):
     """Codes of one side by id; searches may run beside each other and beside changes."""
 
+    shared: bool  # True when the codes lie in an engine elsewhere, where they go on changing while served
+
     @property
     def exact(self) -> bool:
         """True when a search cannot miss a hit."""

@@ -199,3 +199,43 @@ class Generation:
     text_count: int
     created: datetime
     live: bool
+
+
+class Scope(StrEnum):
+    """What a caller may do; the three are independent, no one holds another."""
+
+    SEARCH = "search"
+    WRITE = "write"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """An API key as the catalog keeps it: `digest` is the SHA-256 (hex) of the key, `id` its public part."""
+
+    id: str
+    name: str
+    digest: str = field(repr=False)
+    scopes: frozenset[Scope]
+    created: datetime
+    expires: datetime | None = None
+    last_used: datetime | None = None
+    revoked: datetime | None = None
+
+    def state(self, now: datetime) -> Literal["valid", "expired", "revoked"]:
+        """Whether the key is good at a time."""
+        if self.revoked is not None:
+            return "revoked"
+        return "expired" if self.expires is not None and self.expires <= now else "valid"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who is calling and what they may do; `key_id` is None for callers without a key."""
+
+    key_id: str | None
+    scopes: frozenset[Scope]
+
+
+ANONYMOUS = Caller(None, frozenset(Scope))
+"""A caller who was not asked for a key: they may do everything."""

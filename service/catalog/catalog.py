@@ -1,4 +1,4 @@
-"""The catalog as one object: the four repositories over one database."""
+"""The catalog as one object: the five repositories over one database."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from service.catalog.database import Database, open_engine
 from service.catalog.generations import SqlGenerations
 from service.catalog.items import SqlItems
 from service.catalog.jobs import SqlJobs
+from service.catalog.keys import SqlKeys
 from service.catalog.schema import bring_up_to_date
 
 
@@ -22,6 +23,7 @@ class SqlCatalog:
     codes: SqlCodes
     generations: SqlGenerations
     jobs: SqlJobs
+    keys: SqlKeys
 
     def close(self) -> None:
         """Close the database's connections."""
@@ -35,7 +37,16 @@ def open_catalog(url: str, clock: Clock) -> SqlCatalog:
     ValueError for a database that is neither SQLite nor PostgreSQL.
     """
     database = Database(open_engine(url))
-    bring_up_to_date(database)
+    try:
+        bring_up_to_date(database)
+    except BaseException:
+        database.close()
+        raise
     return SqlCatalog(
-        database, SqlItems(database), SqlCodes(database), SqlGenerations(database), SqlJobs(database, clock)
+        database=database,
+        items=SqlItems(database),
+        codes=SqlCodes(database),
+        generations=SqlGenerations(database),
+        jobs=SqlJobs(database, clock),
+        keys=SqlKeys(database),
     )

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, false, or_, select
+from sqlalchemy import ColumnElement, Select, and_, false, func, literal, or_, select
 
 from service.application.types import Condition, Filter, Metadata
-from service.catalog.tables import ItemRow, MetadataRow
+from service.catalog.tables import PREFIX, ItemRow, MetadataRow
 
 _Scalar = str | int | float | bool
 _SCALARS = (str, int, float, bool)
@@ -61,14 +61,28 @@ def _test(condition: Condition) -> ColumnElement[bool]:
     if not isinstance(wanted, _SCALARS):
         return _one_of(wanted)
     kind, column, value = _typed(wanted)
-    compared = {
+    compared = [_compared(column, condition.operator, value)]
+    if kind == "s":  # the index holds prefixes; their order is that of the whole values but for ties
+        weaker = {"gt": "gte", "lt": "lte"}.get(condition.operator, condition.operator)
+        compared.append(_compared(_prefix(), weaker, str(value)[:PREFIX]))
+    return and_(MetadataRow.kind == kind, *compared)
+
+
+def _compared(column: ColumnElement[Any], operator: str, value: _Scalar) -> ColumnElement[bool]:
+    tests: dict[str, ColumnElement[bool]] = {
         "eq": column == value,
         "gt": column > value,
         "gte": column >= value,
         "lt": column < value,
         "lte": column <= value,
-    }[condition.operator]
-    return and_(MetadataRow.kind == kind, compared)
+    }
+    return tests[operator]
+
+
+def _prefix() -> ColumnElement[str]:
+    """What the index on strings holds, written as there: with its numbers in the statement."""
+    first, length = (literal(number, literal_execute=True) for number in (1, PREFIX))
+    return func.substr(MetadataRow.text_value, first, length)
 
 
 def _one_of(values: Iterable[_Scalar]) -> ColumnElement[bool]:
@@ -80,8 +94,10 @@ def _one_of(values: Iterable[_Scalar]) -> ColumnElement[bool]:
 
 def _kind_in(kind: str, values: Sequence[Any]) -> ColumnElement[bool]:
     column = _typed(values[0])[1]
-    wanted = values if kind == "s" else [float(value) for value in values]
-    return and_(MetadataRow.kind == kind, column.in_(wanted))
+    if kind != "s":
+        return and_(MetadataRow.kind == kind, column.in_([float(value) for value in values]))
+    prefixes = sorted({value[:PREFIX] for value in values})
+    return and_(MetadataRow.kind == kind, _prefix().in_(prefixes), column.in_(values))
 
 
 def _typed(value: _Scalar) -> tuple[str, Any, _Scalar]:

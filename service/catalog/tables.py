@@ -22,12 +22,15 @@ from sqlalchemy import (
     LargeBinary,
     String,
     Text,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
 SEQ_COUNTER = "seq"
 ITEM_COUNTER = "items"
+PREFIX = 100
+"""Characters of a metadata string that are indexed; filters compare them first, then the whole."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -92,7 +95,8 @@ class MetadataRow(Base):
 
     __tablename__ = "item_metadata"
     __table_args__ = (
-        Index("ix_item_metadata_text", "key", "kind", "text_value", "item_id"),
+        # A prefix, because PostgreSQL refuses index rows beyond 2,704 bytes, which a long value would make.
+        Index("ix_item_metadata_text", "key", "kind", text(f"substr(text_value, 1, {PREFIX})"), "item_id"),
         Index("ix_item_metadata_number", "key", "kind", "number_value", "item_id"),
     )
 
@@ -196,3 +200,18 @@ class IdempotencyRow(Base):
     request: Mapped[str] = mapped_column(Text)
     job_id: Mapped[str] = mapped_column(String(40), ForeignKey("jobs.id", ondelete="CASCADE"))
     expires: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class ApiKeyRow(Base):
+    """API keys: the SHA-256 of each, never the key; `scopes` are words with a space between them."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(by_bytes(12), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    digest: Mapped[str] = mapped_column(String(64))
+    scopes: Mapped[str] = mapped_column(String(100))
+    created: Mapped[datetime] = mapped_column(UtcDateTime)
+    expires: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    last_used: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    revoked: Mapped[datetime | None] = mapped_column(UtcDateTime)

@@ -10,6 +10,7 @@ import httpx
 import typer
 
 from service.commands.console import JsonOption, fail, note, progress_bar, say, show_json
+from service.commands.options import KeyFileOption, KeyOption, key_headers
 
 POLL_S = 0.5
 """Seconds between two looks at the job."""
@@ -22,13 +23,15 @@ def reindex(
     model: Annotated[str, typer.Option(help="latest, or NAME/VERSION.")] = "latest",
     activate: Annotated[bool, typer.Option(help="Serve the new index when it is done.")] = True,
     wait: Annotated[bool, typer.Option(help="Wait for the end; the status is 1 when it failed.")] = True,
+    key: KeyOption = None,
+    key_file: KeyFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Rebuild the index of a running service, with the same or another model."""
-    with httpx.Client(base_url=url, timeout=30.0) as client:
+    with httpx.Client(base_url=url, timeout=30.0, headers=key_headers(key, key_file)) as client:
         body = {"model": model, "activate": activate}
-        key = {"Idempotency-Key": uuid.uuid4().hex}
-        job = _call(client, "POST", "/v1/admin/reindex", json=body, headers=key)
+        once = {"Idempotency-Key": uuid.uuid4().hex}
+        job = _call(client, "POST", "/v1/admin/reindex", json=body, headers=once)
         if wait:
             job = _follow(client, job, as_json)
     if as_json:
@@ -67,5 +70,8 @@ def _call(client: httpx.Client, method: str, path: str, **request: Any) -> dict[
     if not isinstance(document, dict):
         fail(f"{client.base_url} answered {response.status_code} with something that is no JSON object")
     if response.is_error:
-        fail(f"the service answered {response.status_code}: {document.get('detail', 'no reason given')}")
+        hint = " Give it with --key-file or HASHGUARD_API_KEY." if response.status_code == 401 else ""
+        fail(
+            f"the service answered {response.status_code}: {document.get('detail', 'no reason given')}{hint}"
+        )
     return document

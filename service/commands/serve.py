@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from service.api.app import is_loopback
+from service.api.authentication import asks_for_keys, is_loopback
 from service.api.logs import configure_logs
+from service.catalog_wiring import build_catalog, build_keys
 from service.commands.console import fail, note
 from service.commands.home import adopt_model, build_index, opened, resolved
 from service.commands.options import DeviceOption, HomeOption, settings_with
@@ -32,7 +33,7 @@ def serve(
     device: DeviceOption = None,
     allow_unauthenticated: Annotated[
         bool | None,
-        typer.Option("--allow-unauthenticated", help="Listen beyond this machine without keys."),
+        typer.Option("--allow-unauthenticated", help="Ask nobody for a key, also beyond this machine."),
     ] = None,
 ) -> None:
     """Serve a home folder over HTTP until SIGTERM or Ctrl-C."""
@@ -42,20 +43,34 @@ def serve(
     bound = listen(settings)
     if model is not None:
         _make_live(settings, model)
+    if settings.asks_nobody and not is_loopback(settings.host):
+        note(f"warning: whoever can reach {settings.host} may do everything; nobody is asked for a key")
     run(settings, bound, lambda address: note(f"serving {settings.home} on {address}"))
 
 
 def listen(settings: Settings) -> socket.socket:
-    """The socket to serve on; ends the command when the address is taken or would be open to everybody."""
-    if not is_loopback(settings.host) and not settings.allow_unauthenticated:
+    """The socket to serve on; ends the command when the address is taken, or open to others without keys."""
+    if asks_for_keys(settings) and not count_keys(settings):
         fail(
-            f"{settings.host} can be reached from other machines and this service asks nobody for a key: "
-            "say --allow-unauthenticated (HASHGUARD_ALLOW_UNAUTHENTICATED=1) when that is meant"
+            f"the service would ask every caller of {settings.host} for a key and there is none: "
+            f"make one with `hashguard keys create NAME --home {settings.home}`, or say "
+            "--allow-unauthenticated (HASHGUARD_ALLOW_UNAUTHENTICATED=1) when whoever reaches it may do all"
         )
     try:
         return bind(settings.host, settings.port)
     except OSError as error:
         fail(f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}")
+
+
+def count_keys(settings: Settings) -> int:
+    """Number of API keys that are good now; makes no catalog where there is none."""
+    if not settings.catalog_is_there():
+        return 0
+    catalog = build_catalog(settings)
+    try:
+        return build_keys(catalog).count_valid()
+    finally:
+        catalog.close()
 
 
 def run(settings: Settings, bound: socket.socket, started: Callable[[str], None]) -> None:

@@ -41,7 +41,9 @@ class Script:
 def client_of(script: Handler, **options: Any) -> tuple[Client, list[float]]:
     slept: list[float] = []
     retries = Retries(sleep=slept.append, jitter=random.Random(0), **options)
-    return Client("http://service", key="k", retries=retries, transport=httpx.MockTransport(script)), slept
+    return Client(
+        "http://service", api_key="k", retries=retries, transport=httpx.MockTransport(script)
+    ), slept
 
 
 def busy(status: int = 503, retry_after: str | None = None) -> httpx.Response:
@@ -164,6 +166,30 @@ def test_all_items_are_fetched_page_by_page_and_ids_are_escaped() -> None:
     client, _ = client_of(script)
     assert client.image("a:b/../c", size=64) == b"\xff\xd8"
     assert script.requests[0].url.raw_path == b"/v1/items/a%3Ab%2F..%2Fc/image?size=64"
+
+
+@pytest.mark.parametrize("api_key", ["", " \n", "two words", "line\nfeed", "schlüssel"])
+def test_a_key_that_no_header_takes_is_refused_without_being_told(api_key: str) -> None:
+    with pytest.raises(ValueError, match="visible ASCII") as refused:
+        Client(api_key=api_key)
+    assert not api_key.strip() or api_key not in str(refused.value)
+
+
+def test_a_key_may_come_from_a_file_and_none_is_sent_where_none_is_given() -> None:
+    script = Script(DONE)
+    for given in ("k\n", None):
+        with Client(api_key=given, transport=httpx.MockTransport(script)) as client:
+            client.text_to_image("a")
+    sent = [request.headers.get("authorization") for request in script.requests]
+    assert sent == ["Bearer k", None]
+
+
+def test_a_refused_key_is_not_tried_again() -> None:
+    script = Script(httpx.Response(401, json={"code": "invalid_key", "detail": "no"}))
+    client, slept = client_of(script)
+    with pytest.raises(ServiceProblem, match="401 invalid_key"):
+        client.text_to_image("a")
+    assert (len(script.requests), slept) == (1, [])
 
 
 def test_readiness_is_an_answer_either_way() -> None:

@@ -99,7 +99,7 @@ def test_help_lists_every_command_and_loads_none_of_them() -> None:
         [sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=True
     )
     assert shown.stdout.splitlines()[-1] == "0 []"
-    for name in ("demo", "serve", "data", "train", "model", "index", "reindex", "doctor"):
+    for name in ("demo", "serve", "data", "train", "model", "index", "reindex", "keys", "doctor"):
         assert name in shown.stdout
     assert time.monotonic() - started < 20
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings
+from service.settings import CallerSettings, Settings
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +62,8 @@ def test_secrets_may_come_from_files_and_are_not_shown(tmp_path):
         {"log_level": "loud"},
         {"catalog_url": "x", "catalog_url_file": "y"},
         {"worker_timeout_s": 3, "worker_heartbeat_s": 2},
+        {"authentication": "maybe"},
+        {"authentication": "required", "allow_unauthenticated": True},
     ],
 )
 def test_what_does_not_fit_is_refused(given):
@@ -84,3 +86,33 @@ def test_a_worker_sees_the_same_settings(monkeypatch, tmp_path):
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
     assert Settings() == settings
+
+
+def test_who_is_asked_for_a_key_is_said_in_one_of_two_ways():
+    assert not Settings().asks_nobody
+    assert not Settings(authentication="required").asks_nobody
+    assert Settings(authentication="off").asks_nobody
+    assert Settings(allow_unauthenticated=True).asks_nobody
+
+
+def test_a_catalog_by_url_counts_as_there_and_one_in_the_home_when_it_is(tmp_path):
+    own = Settings(home=tmp_path)
+    assert not own.catalog_is_there()
+    (tmp_path / "catalog.db").touch()
+    assert own.catalog_is_there()
+    assert Settings(home=tmp_path / "no", catalog_url="sqlite:///x.db").catalog_is_there()
+    assert Settings(home=tmp_path / "no", catalog_url_file=tmp_path / "url").catalog_is_there()
+
+
+def test_the_key_of_a_caller_comes_from_the_environment_or_a_file_and_is_not_shown(monkeypatch, tmp_path):
+    assert CallerSettings().key() is None
+    (tmp_path / "key").write_text("hg_from_file\n")
+    monkeypatch.setenv("HASHGUARD_API_KEY_FILE", str(tmp_path / "key"))
+    assert CallerSettings().key() == "hg_from_file"
+    with pytest.raises(ValidationError, match="not both"):
+        CallerSettings(api_key="x")
+    monkeypatch.delenv("HASHGUARD_API_KEY_FILE")
+    monkeypatch.setenv("HASHGUARD_API_KEY", "hg_secret")
+    assert CallerSettings().key() == "hg_secret"
+    assert "hg_secret" not in repr(CallerSettings())
+    assert "HASHGUARD_API_KEY" not in Settings().child_environment()

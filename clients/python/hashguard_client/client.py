@@ -28,13 +28,16 @@ class Client:
         self,
         url: str = "http://127.0.0.1:8000",
         *,
-        key: str | None = None,
+        api_key: str | None = None,
         timeout_s: float = 30.0,
         retries: Retries | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """`key` goes as a bearer token; `transport` replaces the network (tests)."""
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        """`api_key` goes with every call as a bearer token; `transport` replaces the network (tests).
+
+        Raises ValueError, without a word of the key, when it cannot be sent in a header.
+        """
+        headers = {} if api_key is None else {"Authorization": f"Bearer {_sendable(api_key)}"}
         self._http = httpx.Client(base_url=url, timeout=timeout_s, headers=headers, transport=transport)
         self._retries = retries or Retries()
 
@@ -168,6 +171,14 @@ class Client:
         if response.is_error:
             raise ServiceProblem(response.status_code, _object(response))
         return response
+
+
+def _sendable(api_key: str) -> str:
+    """The key without the white space around it that files and terminals leave."""
+    bare = api_key.strip()
+    if not bare or not all("!" <= character <= "~" for character in bare):
+        raise ValueError("api_key must be visible ASCII characters; it is empty or holds others")
+    return bare
 
 
 def _object(response: httpx.Response) -> Json:

@@ -1,6 +1,7 @@
 """One log line and one observation for each request, and the last resort when something unexpected fails.
 
-The line has method, path (without its query string), route template, status, milliseconds and bytes. An
+The line has method, path (without its query string), route template, status, milliseconds and bytes; where
+a key was asked for, also its public id, and why it was refused when it was. An
 exception that nobody foresaw is logged with its stack trace and answered with a 500 problem document.
 """
 
@@ -12,6 +13,7 @@ from typing import Any
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.deps import ACCESS
 from service.api.errors import unexpected_response
 from service.api.metrics import Metrics
 
@@ -60,8 +62,11 @@ class AccessMiddleware:
             "status": status,
             "duration_ms": round(seconds * 1000, 3),
             "bytes": answer.size,
+            **scope.get(ACCESS, {}),
         }
         write = _log.debug if scope["path"] in QUIET_PATHS and status < 400 else _log.info
+        if "refused" in line:
+            write = _log.warning
         write("request", **line)
 
 

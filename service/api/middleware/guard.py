@@ -19,9 +19,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.api.errors import Forbidden, RefusedHost, error_response
 from service.application.errors import BadRequest, ServiceError
 
-LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
-"""The names under which a service on loopback is reached."""
-
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _ENCODED_SLASH = re.compile(rb"%2f|%5c", re.IGNORECASE)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Path, Query
+from fastapi import APIRouter, Header, Path, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.bodies import StrictJsonRoute, query_fields
-from service.api.deps import ContextDep, Scope, requires
+from service.api.deps import ContextDep, needs
 from service.api.openapi import problems
 from service.api.schemas.admin import (
     GenerationAnswer,
@@ -18,12 +18,13 @@ from service.api.schemas.admin import (
     JobsAnswer,
     ReindexBody,
 )
+from service.application.types import Scope
 
 router = APIRouter(
     prefix="/v1/admin",
     tags=["admin"],
     route_class=StrictJsonRoute,
-    dependencies=[Depends(requires(Scope.ADMIN))],
+    dependencies=[needs(Scope.ADMIN)],
 )
 
 PathId = Annotated[str, Path(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._-]+$")]

@@ -8,11 +8,11 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from service.api.deps import ContextDep
+from service.api.deps import PUBLIC, ContextDep
 from service.api.metrics import CONTENT_TYPE
 from service.api.schemas.admin import LiveAnswer, ReadyAnswer
 
-router = APIRouter(tags=["probes"])
+router = APIRouter(tags=["probes"], dependencies=[PUBLIC])
 
 PROBE_TIMEOUT_S = 2.0
 """Seconds after which the state of the application counts as not ready."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import APIRouter, Path, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.bodies import StrictJsonRoute, query_fields, read_upload, validated
-from service.api.deps import Context, ContextDep, Scope, requires
+from service.api.deps import Context, ContextDep, needs
 from service.api.errors import problem_body, problem_of, status_of
 from service.api.openapi import problems, upload_body
 from service.api.schemas.base import Problem
@@ -26,12 +26,12 @@ from service.api.schemas.items import (
     item_path,
 )
 from service.application.errors import InvalidInput, ServiceError
-from service.application.types import Item, ItemDraft, ItemOutcome
+from service.application.types import Item, ItemDraft, ItemOutcome, Scope
 
 router = APIRouter(prefix="/v1/items", tags=["items"], route_class=StrictJsonRoute)
 
-_READ = [Depends(requires(Scope.READ))]
-_WRITE = [Depends(requires(Scope.WRITE))]
+_SEARCH = [needs(Scope.SEARCH)]
+_WRITE = [needs(Scope.WRITE)]
 _LOCATION = {"Location": {"description": "Path of the item.", "schema": {"type": "string"}}}
 _PUT_PROBLEMS = problems(409, 413, 415)
 _CREATED: dict[int | str, dict[str, Any]] = {
@@ -80,7 +80,7 @@ async def create_many(body: BatchItems, ctx: ContextDep) -> BatchItemsAnswer:
     operation_id="listItems",
     summary="List the corpus",
     responses=problems(),
-    dependencies=_READ,
+    dependencies=_SEARCH,
 )
 async def listing(
     request: Request,
@@ -113,7 +113,7 @@ async def put(id: PathId, request: Request, response: Response, ctx: ContextDep)
     operation_id="getItem",
     summary="One item",
     responses=problems(404),
-    dependencies=_READ,
+    dependencies=_SEARCH,
 )
 async def get(id: PathId, ctx: ContextDep) -> ItemAnswer:  # noqa: A002
     """The item without its image, which lies at `image_url`."""
@@ -147,7 +147,7 @@ async def delete(id: PathId, ctx: ContextDep) -> Response:  # noqa: A002
         },
         304: {"description": "The client has it (If-None-Match)."},
     },
-    dependencies=_READ,
+    dependencies=_SEARCH,
 )
 async def image(
     id: PathId,  # noqa: A002

@@ -6,24 +6,25 @@ import asyncio
 from dataclasses import dataclass, replace
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.api.authentication import lets_in_without_key
 from service.api.bodies import Upload, read_upload, required_image, validated
-from service.api.deps import Context, ContextDep, Scope, requires
-from service.api.errors import status_of
+from service.api.deps import PUBLIC, Context, ContextDep, admit
+from service.api.errors import headers_of, status_of
 from service.api.routes.search import search_options
 from service.api.schemas.base import ItemId
 from service.api.schemas.search import SearchOptions, SearchResult, TextSearch
 from service.api.ui.reference import reference
 from service.api.ui.render import assets, page
-from service.application.errors import NotFound, ServiceError, Unavailable
-from service.application.types import Query
+from service.application.errors import NotFound, ServiceError, Unauthorised
+from service.application.types import Query, Scope
 
-router = APIRouter(include_in_schema=False)
+# The pages are public; the searches on them ask for a key once they are asked for, to answer with a page.
+router = APIRouter(include_in_schema=False, dependencies=[PUBLIC])
 
-_READ = [Depends(requires(Scope.READ))]
 _DEFAULT_K = "12"
 _PARAMETERS = ("q", "item", "k", "cursor")
 
@@ -36,7 +37,7 @@ class LikeItem(SearchOptions):
 
 @dataclass(frozen=True)
 class View:
-    """What the page shows; `asked` says in words what was searched for."""
+    """What the page shows; `asked` says in words what was searched for, `locked` that a key is needed."""
 
     q: str = ""
     k: str = _DEFAULT_K
@@ -44,17 +45,20 @@ class View:
     result: SearchResult | None = None
     error: str | None = None
     next_url: str | None = None
+    locked: bool = False
 
 
 @router.head("/")
-@router.get("/", dependencies=_READ)
+@router.get("/")
 async def show(request: Request, ctx: ContextDep) -> Response:
     """The form, and the hits for `?q=TEXT` or `?item=ID` when one is there."""
     given = {name: text for name, text in request.query_params.items() if name in _PARAMETERS}
     view = View(q=given.get("q", ""), k=given.get("k", _DEFAULT_K))
     if not view.q.strip() and "item" not in given:
-        return await _render(ctx, view)
+        locked = not lets_in_without_key(ctx.settings, request.scope)
+        return await _render(ctx, replace(view, locked=locked))
     try:
+        await admit(request, ctx, Scope.SEARCH)
         asked, query = _query(given)
         view = await _answered(ctx, replace(view, asked=asked), query)
     except ServiceError as error:
@@ -64,11 +68,12 @@ async def show(request: Request, ctx: ContextDep) -> Response:
     return await _render(ctx, view)
 
 
-@router.post("/", dependencies=_READ)
+@router.post("/")
 async def show_for_image(request: Request, ctx: ContextDep) -> Response:
     """The hits for an image that was sent with the form: the texts that fit it."""
     view = View(asked="your image")
     try:
+        await admit(request, ctx, Scope.SEARCH)
         upload = await read_upload(request, ("k",))
         view = replace(view, k=upload.fields.get("k", _DEFAULT_K))
         query = search_options(upload).query("text", image=required_image(upload))
@@ -78,7 +83,7 @@ async def show_for_image(request: Request, ctx: ContextDep) -> Response:
     return await _render(ctx, view)
 
 
-@router.get("/docs", dependencies=_READ)
+@router.get("/docs")
 async def docs(request: Request) -> Response:
     """The HTTP interface as a page, made from the OpenAPI document."""
     return page("docs.html", groups=reference(request.app.openapi()))
@@ -114,9 +119,9 @@ async def _answered(ctx: Context, view: View, query: Query) -> View:
 
 
 async def _failed(ctx: Context, view: View, error: ServiceError) -> Response:
-    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, Unavailable) else None
     told = error.detail.replace("#/", "")  # people read "k: ...", not a pointer
-    return await _render(ctx, replace(view, error=told), status_of(error), headers)
+    view = replace(view, error=told, locked=isinstance(error, Unauthorised))
+    return await _render(ctx, view, status_of(error), headers_of(error))
 
 
 async def _render(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.requests import Request
 
 from service.api.bodies import StrictJsonRoute, Upload, read_upload, required_image, validated
-from service.api.deps import Context, ContextDep, Scope, requires
+from service.api.deps import Context, ContextDep, needs
 from service.api.errors import problem_of, status_of
 from service.api.openapi import problems, upload_body
 from service.api.schemas.base import Problem
@@ -25,13 +25,13 @@ from service.api.schemas.search import (
     TextSearch,
 )
 from service.application.errors import InvalidInput, ServiceError
-from service.application.types import Query, SearchAnswer, Side
+from service.application.types import Query, Scope, SearchAnswer, Side
 
 router = APIRouter(
     prefix="/v1",
     tags=["search"],
     route_class=StrictJsonRoute,
-    dependencies=[Depends(requires(Scope.READ))],
+    dependencies=[needs(Scope.SEARCH)],
 )
 
 _OPTIONS = ("k", "max_distance", "filter", "cursor")

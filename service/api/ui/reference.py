@@ -25,13 +25,14 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Call:
-    """One operation."""
+    """One operation; `scope` is what a key needs for it, empty when everybody may call it."""
 
     id: str
     method: str
     path: str
     summary: str
     description: str
+    scope: str
     parameters: tuple[Parameter, ...]
     responses: tuple[tuple[str, str], ...]
 
@@ -64,6 +65,9 @@ def _call(document: Mapping[str, Any], path: str, method: str, operation: Mappin
         path=path,
         summary=operation["summary"],
         description=operation.get("description", ""),
+        scope=" ".join(
+            word for each in operation.get("security", ()) for words in each.values() for word in words
+        ),
         parameters=tuple(parameters),
         responses=tuple((code, each["description"]) for code, each in sorted(operation["responses"].items())),
     )

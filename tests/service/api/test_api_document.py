@@ -68,6 +68,7 @@ def test_every_call_under_v1_names_its_problems(name: str, operation: dict[str, 
         return
     problems = {status: answer for status, answer in operation["responses"].items() if status >= "400"}
     assert {"400", "403", "422", "503"} <= set(problems)
+    assert ("401" in problems) is ("security" in operation)
     for answer in problems.values():
         reference = answer["content"]["application/problem+json"]["schema"]["$ref"]
         assert reference == "#/components/schemas/Problem"
@@ -89,6 +90,24 @@ def test_every_reference_leads_somewhere() -> None:
 
     walk(DOCUMENT)
     assert "HTTPValidationError" not in DOCUMENT["components"]["schemas"]
+
+
+def test_the_key_and_the_scopes_are_described() -> None:
+    schemes = DOCUMENT["components"]["securitySchemes"]
+    assert {name: (scheme["type"], scheme["scheme"]) for name, scheme in schemes.items()} == {
+        "apiKey": ("http", "bearer")
+    }
+    scopes = {name: operation.get("security") for name, operation in OPERATIONS}
+    assert scopes["POST /v1/search/batch"] == scopes["GET /v1/items"] == [{"apiKey": ["search"]}]
+    assert scopes["DELETE /v1/items/{id}"] == scopes["POST /v1/items/batch"] == [{"apiKey": ["write"]}]
+    assert scopes["POST /v1/admin/reindex"] == [{"apiKey": ["admin"]}]
+    assert {name for name, needed in scopes.items() if needed is None} == {
+        "GET /livez",
+        "GET /readyz",
+        "GET /metrics",
+        "GET /v1/models",
+        "GET /v1/models/{name}/{version}",
+    }
 
 
 def test_bodies_refuse_unknown_fields_and_show_examples() -> None:

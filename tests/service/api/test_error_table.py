@@ -12,6 +12,7 @@ from service.api.errors import (
     STATUS,
     FieldError,
     InvalidFields,
+    MissingScope,
     error_response,
     field_errors,
     pointer_to,
@@ -19,7 +20,8 @@ from service.api.errors import (
     status_of,
 )
 from service.application import errors as application_errors
-from service.application.errors import InvalidInput, ServiceError, Unavailable
+from service.application.errors import InvalidInput, ServiceError, Unauthorised, Unavailable
+from service.application.types import Scope
 
 
 def every_service_error() -> list[type[ServiceError]]:
@@ -75,6 +77,17 @@ def test_only_what_may_pass_names_a_time_to_come_back() -> None:
     assert (response.status_code, response.headers["retry-after"]) == (503, "7")
     assert "retry-after" not in error_response(InvalidInput("no")).headers
     assert response.media_type == errors.MEDIA_TYPE
+
+
+def test_who_may_come_back_with_another_key_is_told_so() -> None:
+    missing = Unauthorised("no key", code="missing_key", reason="missing")
+    bad = Unauthorised("bad key", code="invalid_key", reason="mismatch")
+    shown = [error_response(error).headers["www-authenticate"] for error in (missing, bad)]
+    assert shown == ['Bearer realm="hashguard"', 'Bearer realm="hashguard", error="invalid_token"']
+    lacking = error_response(MissingScope(Scope.WRITE))
+    assert lacking.status_code == 403
+    assert 'error="insufficient_scope", scope="write"' in lacking.headers["www-authenticate"]
+    assert "www-authenticate" not in error_response(errors.Forbidden("no")).headers
 
 
 def test_text_that_is_no_unicode_does_not_break_the_answer() -> None:

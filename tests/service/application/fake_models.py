@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from service.application.errors import InvalidInput, NotFound, Unavailable, UnsupportedMedia
 from service.application.ports import ItemRecord, ModelRef
 from service.application.types import Item
-from service.wiring import utc_now
+from service.catalog_wiring import utc_now
 from service.worker import main
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "grey": (128, 128, 128)}

@@ -1,8 +1,9 @@
-"""Catalogs in a temporary folder, with a clock that the tests move."""
+"""Catalogs on SQLite and on PostgreSQL, with a clock that the tests move."""
 
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from real_servers import POSTGRES
 
 from service.catalog.catalog import open_catalog
 
@@ -23,9 +24,12 @@ def clock():
     return HandClock()
 
 
-@pytest.fixture
-def url(tmp_path):
-    return f"sqlite:///{tmp_path}/catalog.db"
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=POSTGRES)])
+def url(request, tmp_path):
+    """URL of a database without a catalog; every test that asks for one runs on both databases."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/catalog.db"
+    return request.getfixturevalue("postgres").shared()
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from service.application.ports import ItemVersion, NewCode
 from service.application.types import Condition, Filter
 from service.catalog.catalog import open_catalog
+from service.catalog.filters import matching_ids
 
 CODE = bytes(range(8))
 BOTH = frozenset({"image", "text"})
@@ -271,3 +272,33 @@ def test_times_come_back_in_utc_and_naive_ones_are_refused(catalog):
     with pytest.raises(Exception, match="needs a time zone"):
         put(catalog, naive)
     assert catalog.items.get(["a"])["a"].created.tzinfo is UTC
+
+
+def test_long_values_are_compared_whole(catalog):
+    """Longer than what is indexed, incompressible, and equal in what is indexed."""
+    shared = "日" * 150
+    noise = "".join(chr(0x4E00 + n * 7919 % 20_000) for n in range(1000))
+    put(catalog, record("a", k=shared + "a"), record("b", k=shared + "b"), record("n", k=noise))
+    for condition, wanted in [
+        (Condition("k", "eq", shared + "a"), {"a"}),
+        (Condition("k", "eq", shared), set()),
+        (Condition("k", "in", [shared + "b", noise]), {"b", "n"}),
+        (Condition("k", "gt", shared + "a"), {"b"}),
+        (Condition("k", "gte", shared + "a"), {"a", "b"}),
+        (Condition("k", "lt", shared + "b"), {"a", "n"}),
+        (Condition("k", "lte", shared + "b"), {"a", "b", "n"}),
+    ]:
+        assert catalog.items.matching(Filter(must=(condition,))) == wanted, condition
+
+
+def test_filters_on_strings_use_the_index(catalog):
+    put(catalog, *(record(f"i{n}", k=f"v{n}") for n in range(40)))
+    statement = matching_ids(Filter(must=(Condition("k", "eq", "v7"),)))
+    with catalog.database.write() as connection:
+        sql = str(statement.compile(connection, compile_kwargs={"literal_binds": True}))
+        if connection.dialect.name == "sqlite":
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}").all()
+        else:
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+            plan = connection.exec_driver_sql(f"EXPLAIN {sql}").all()
+    assert "ix_item_metadata_text" in str(plan)

@@ -73,7 +73,8 @@ def _create_items() -> None:
         sa.PrimaryKeyConstraint("item_id", "key", "position"),
     )
     op.create_index("ix_item_metadata_number", "item_metadata", ["key", "kind", "number_value", "item_id"])
-    op.create_index("ix_item_metadata_text", "item_metadata", ["key", "kind", "text_value", "item_id"])
+    prefix = sa.text("substr(text_value, 1, 100)")
+    op.create_index("ix_item_metadata_text", "item_metadata", ["key", "kind", prefix, "item_id"])
 
 
 def _create_codes() -> None:
