@@ -60,6 +60,12 @@ def write_folder(folder, n, *, seed=0, change=None):
     return folder
 
 
+@pytest.fixture
+def write_pairs():
+    """`write_folder`, for tests that want data of their own."""
+    return write_folder
+
+
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     """72 paired and labelled items."""

@@ -9,7 +9,6 @@ import sys
 import time
 
 import pytest
-from conftest import write_folder
 from typer.testing import CliRunner
 
 from model.artefact import list_models, verify
@@ -170,12 +169,12 @@ def test_sigterm_ends_the_process_with_143_and_a_checkpoint(call, recipe_file, t
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
 
 
-def test_two_processes_with_batch_norm_follow_it_within_noise(recipe_file, tmp_path):
+def test_two_processes_with_batch_norm_follow_it_within_noise(recipe_file, write_pairs, tmp_path):
     def change(i, row):
         """Some items of one modality only, so that a process's part may lack one."""
         return row | ({"image": None} if i % 8 == 1 else {}) | ({"texts": []} if i % 8 == 2 else {})
 
-    data = write_folder(tmp_path / "mixed", 72, change=change)
+    data = write_pairs(tmp_path / "mixed", 72, change=change)
     arguments = ["train", "--data", str(data), "--recipe", recipe_file(), "--bits", "16", "--out"]
     together = run([*arguments, str(tmp_path / "two")], TORCHRUN, timeout=240)
     assert together.returncode == 0, together.stderr[-2000:]
