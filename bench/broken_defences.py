@@ -4,7 +4,7 @@
 
 Wraps the undefended model's image tower in each of the broken defences of the test suite
 (tests/model/evaluation/broken_defences.py), attacks every one with the same small suite, and writes the
-verdicts of all gates with their sentences as JSON, and a Markdown table beside it. The undefended model is
+verdicts of all gates with their sentences as JSON; it prints the Markdown table for docs/method.md. The undefended model is
 the twin of all and the surrogate of all; its own row needs another surrogate for the gate on transfer. The
 same arguments give the same file, the random defences included (their draws are seeded), apart from the
 machine, the commit and the seconds.
@@ -136,7 +136,6 @@ def main() -> None:
     given.out.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=1, allow_nan=False) + "\n"
     given.out.write_text(text, encoding="utf-8")
-    given.out.with_suffix(".md").write_text(table(report), encoding="utf-8")
     print(table(report))
 
 
