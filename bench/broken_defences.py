@@ -4,10 +4,10 @@
 
 Wraps the undefended model's image tower in each of the broken defences of the test suite
 (tests/model/evaluation/broken_defences.py), attacks every one with the same small suite, and writes the
-verdicts of all gates with their sentences as JSON; it prints the Markdown table for docs/method.md. The undefended model is
-the twin of all and the surrogate of all; its own row needs another surrogate for the gate on transfer. The
-same arguments give the same file, the random defences included (their draws are seeded), apart from the
-machine, the commit and the seconds.
+verdicts of all gates with their sentences as JSON; it prints the Markdown table for docs/method.md. The
+undefended model is the twin of all and the surrogate of all; its own row needs another surrogate for the gate
+on transfer. The same arguments give the same file, the random defences included (their draws are seeded),
+apart from the machine, the commit and the seconds.
 """
 
 from __future__ import annotations
