@@ -43,7 +43,7 @@ run: setup ## Prepare the sample corpus and model, index them and serve on 127.0
 	$(BIN)/hashguard demo --home $(HOST_HOME) --port $(PORT)
 
 test: check ## Everything that CI runs: make check, then pytest
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -q
 
 check: setup ## ruff, mypy strict, import contracts, house gauge
 	$(BIN)/ruff check .
