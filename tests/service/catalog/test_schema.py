@@ -1,6 +1,9 @@
 """The schema: made at first start, by one of many, the same as the tables say, refused when newer."""
 
+import sqlite3
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 from alembic import command
@@ -10,10 +13,10 @@ from alembic.runtime.migration import MigrationContext
 from catalog_records import put, record
 from sqlalchemy import create_mock_engine, inspect
 from sqlalchemy.dialects import sqlite
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError, OperationalError
 
 from service.application.errors import Unavailable
-from service.catalog import schema
+from service.catalog import database, schema
 from service.catalog.catalog import open_catalog
 from service.catalog.database import Database, open_engine
 from service.catalog.schema import SchemaError, bring_up_to_date
@@ -41,6 +44,39 @@ def test_processes_that_start_together_migrate_once(url, clock):
     for one in catalogs:
         assert one.items.count() == 0
         one.close()
+
+
+def test_the_switch_to_wal_waits_where_sqlite_does_not(tmp_path):
+    """SQLite sometimes answers "locked" at once, whatever its timeout: stood in for by a timeout of 0."""
+    with closing(connect(tmp_path)) as holder, closing(connect(tmp_path)) as other:
+        holder.execute("BEGIN EXCLUSIVE")
+        with ThreadPoolExecutor(1) as pool:
+            switch = pool.submit(database._into_wal, other)
+            time.sleep(0.2)
+            assert not switch.done()
+            holder.execute("ROLLBACK")
+            switch.result(timeout=10)
+        assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_lock_that_stays_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(database, "_BUSY_TIMEOUT_MS", 100)
+    with closing(connect(tmp_path)) as holder, closing(connect(tmp_path)) as other:
+        holder.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            database._into_wal(other)
+
+
+def connect(folder):
+    return sqlite3.connect(folder / "new.db", timeout=0, isolation_level=None, check_same_thread=False)
+
+
+def test_a_file_that_is_no_database_is_not_waited_for(tmp_path):
+    (tmp_path / "text.db").write_text("no database " * 100)
+    started = time.monotonic()
+    with pytest.raises(DatabaseError, match="not a database"):
+        open_engine(f"sqlite:///{tmp_path / 'text.db'}").connect()
+    assert time.monotonic() - started < 10
 
 
 def test_a_newer_schema_is_refused_and_left_alone(catalog, url, clock):
