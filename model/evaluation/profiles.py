@@ -62,12 +62,12 @@ def needs_surrogate(chosen: Profile) -> bool:
 
 def _quick() -> list[AttackSpec]:
     n, eps = 200, DEFAULT_EPS
-    specs = [_climb("apgd:mainstay", eps, 50, 2, n, keep=True)]
+    specs = [_climb("apgd:mainstay", eps, 30, 2, n, keep=True)]
     specs += [_climb(f"apgd:{aim}", eps, 20, 1, n) for aim in ("own-code", "cross-modal")]
     specs += [_climb("fgsm:mainstay", eps, 1, 1, n)]
     specs += [_climb("apgd:mainstay", level / 255, 20, 1, n) for level in (2, 4, 16, 255)]
     specs += [_climb("apgd:own-code", 1.0, 20, 1, n)]
-    specs += [_climb("apgd:mainstay", eps, 100, 4, 100, purpose="convergence")]
+    specs += [_climb("apgd:mainstay", eps, 60, 4, 60, purpose="convergence")]
     specs += [_search("square:own-code", 200, 0, 100), _search("nes:own-code", 400, 100, 100)]
     specs += _noise(n, 10)
     specs += [_climb("transfer:mainstay", eps, 20, 1, n, purpose="transfer")]
