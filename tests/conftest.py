@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 
 import pytest
@@ -16,6 +17,15 @@ os.environ.setdefault("MKL_NUM_THREADS", "1")
 # Time limits of single examples and of drawing them measure the machine's load, not the code.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
+
+
+def pytest_make_parametrize_id(val, argname):
+    """Short names for long values: pytest puts a test's name into the environment, where a server that a
+    test starts would find more than an operating system passes on ("Argument list too long")."""
+    if not isinstance(val, str | bytes) or len(val) <= 200:
+        return None
+    data = val.encode("utf-8", "surrogatepass") if isinstance(val, str) else val
+    return f"{argname}-{len(val)}-{hashlib.sha256(data).hexdigest()[:8]}"
 
 
 @pytest.fixture(scope="session")
