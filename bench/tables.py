@@ -63,10 +63,12 @@ def robustness_table(folder: Path) -> str:
         "",
         "Worst case per query, mean over queries: the least AP over all attacks of the profile within the "
         "budget (L-inf on RGB in [0, 1]; texts: words and typing errors). Tie-aware mAP@all over train + "
-        "database, 95 % intervals at 8/255; from the claims in `docs/robustness/`, whose gates all hold.",
+        "database, 95 % intervals at 8/255; from the claims in `docs/robustness/`. No gate that was judged "
+        "fails; `gates` says how many were judged and how many had nothing to judge.",
         "",
-        f"| set, bits | model | defence, seed | task | clean | {' | '.join(heads)} | texts | chance |",
-        "|" + "---|" * (7 + len(heads)),
+        f"| set, bits | model | defence, seed | task | clean | {' | '.join(heads)} | texts | chance "
+        "| queries | gates |",
+        "|" + "---|" * (9 + len(heads)),
     ]
     return "\n".join([*lines, *(line for report in claims for line in _claim_lines(report))])
 
@@ -81,13 +83,22 @@ def _claim_lines(report: dict[str, Any]) -> list[str]:
         key = (case["model"], case["task"])
         heads[key] = f"{report['data']['name']}, {case['bits']} | {case['model']} | {case['defence']}, "
         heads[key] += f"{case['seed']} | {case['task']}"
-        own = cells.setdefault(key, {"clean": f"{case['clean_map']:.3f}", "chance": f"{case['chance']:.3f}"})
+        first = {"clean": f"{case['clean_map']:.3f}", "chance": f"{case['chance']:.3f}", "n": str(case["n"])}
+        own = cells.setdefault(key, first | {"gates": _gates(report, case["model"])})
         own[_budget(case)] = _figure(case)
-    names = ("clean", *(str(level) for level in BUDGETS), "text", "chance")
+    names = ("clean", *(str(level) for level in BUDGETS), "text", "chance", "n", "gates")
     return [
         f"| {heads[key]} | " + " | ".join(own.get(name, "-") for name in names) + " |"
         for key, own in cells.items()
     ]
+
+
+def _gates(report: dict[str, Any], model: str) -> str:
+    """How many gates hold of those judged, and how many were not judged."""
+    held = [check["holds"] for check in report["checks"] if check["model"] == model]
+    out = [entry for entry in report["left_out"] if entry["model"] == model]
+    missing = sum(entry["what"].startswith("gate ") for entry in out)
+    return f"{sum(held)} of {len(held)}" + (f", {missing} not judged" if missing else "")
 
 
 def _budget(case: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ that does not. The declaration is a dependency, so it also enforces, whatever cl
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -86,7 +87,9 @@ async def _caller(request: Request, ctx: Context) -> Caller:
             return ANONYMOUS
         raise missing_key()
     keyring = ctx.application.keyring
-    if keyring.must_read(shown):
+    arrived = keyring.now()
+    while (wait := keyring.due_in(shown, arrived)) is not None:
+        await asyncio.sleep(wait)
         await ctx.workers.run(keyring.read)
     return keyring.check(shown)
 

@@ -3,7 +3,8 @@
 A request costs one hash and one look-up. The catalog is read when the picture of it is older than `FRESH_S`,
 so a key that any process revoked is refused everywhere within that time, and when an unknown id comes up,
 so a new key works at once; but never twice within `RETRY_S`, so that a flood of made-up keys causes ten reads
-a second at most, whatever it sends. When the catalog cannot be read, nobody with a key comes in.
+a second at most, whatever it sends: who shows an unknown id waits until the next read may be. When the
+catalog cannot be read, nobody with a key comes in.
 """
 
 from __future__ import annotations
@@ -54,17 +55,29 @@ class Keyring:
         self._used: dict[str, datetime] = {}
         self._noting = threading.Lock()
 
-    def must_read(self, shown: ShownKey) -> bool:
-        """Whether `read`, which may block, has to come before `check`."""
+    def now(self) -> float:
+        """The time by which `due_in` reckons, in seconds."""
+        return self._monotonic()
+
+    def due_in(self, shown: ShownKey, arrived: float) -> float | None:
+        """Seconds until `read`, which may block, may come before `check`; None where `check` can come now.
+
+        To be asked again after `read`, until it is None. `arrived` is when the request came, by the same
+        clock: what was read from then on knows every key that was made before.
+        """
         picture = self._picture
+        if picture.read > arrived:
+            return None
         age = self._monotonic() - picture.read
-        return age > FRESH_S or (shown.id not in picture.keys and age > RETRY_S)
+        if age > FRESH_S:
+            return 0.0
+        return None if shown.id in picture.keys else max(0.0, RETRY_S - age)
 
     def read(self) -> None:
         """Read the keys in force, unless somebody just did. Raises `Unavailable`."""
         with self._reading:
             started = self._monotonic()  # before the read: what is committed after it may be missing
-            if started - self._picture.read > RETRY_S:
+            if started - self._picture.read >= RETRY_S:
                 self._picture = _Picture(started, {key.id: key for key in self._repository.in_force()})
 
     def check(self, shown: ShownKey) -> Caller:

@@ -356,4 +356,6 @@ def test_a_missing_client_names_its_extra(name, module, monkeypatch):
 
 
 def test_embedded_backends_have_nothing_to_discard(tmp_path):
+    (tmp_path / "codes.npy").write_bytes(b"codes")
     registry.discard("faiss", tmp_path)
+    assert (tmp_path / "codes.npy").read_bytes() == b"codes"

@@ -442,7 +442,7 @@ def test_keys_that_cannot_be_read_let_nobody_in(
     def broken(self: Keyring) -> None:
         raise Unavailable("the catalog cannot be reached")
 
-    monkeypatch.setattr(Keyring, "must_read", lambda self, shown: True)
+    monkeypatch.setattr(Keyring, "due_in", lambda self, shown, arrived: 0.0)
     monkeypatch.setattr(Keyring, "read", broken)
     refused = guarded.get("/v1/items", headers=bearer(key_of["all"]))
     assert problem_of(refused, 503)["code"] == "unavailable"

@@ -20,6 +20,7 @@ from service.application.types import Scope
 from service.catalog.catalog import open_catalog
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
+UNKNOWN = "hg_" + "0" * 12 + "_" + "A" * 43
 
 
 class Hands:
@@ -33,6 +34,9 @@ class Hands:
 
     def monotonic(self):
         return self.seconds
+
+    def sleep(self, seconds):
+        self.seconds += seconds + 1e-9  # a clock that a sleep does not move would be no clock
 
 
 class Counting:
@@ -75,13 +79,17 @@ def counting(catalog):
 
 @pytest.fixture
 def ring(counting, hands):
-    return Keyring(counting, hands.now, hands.monotonic)
+    ring = Keyring(counting, hands.now, hands.monotonic)
+    ring.sleep = hands.sleep
+    return ring
 
 
-def enter(ring, text):
-    """What a request does."""
-    shown = read_key(text)
-    if ring.must_read(shown):
+def enter(ring, text, sleep=None):
+    """What a request does; a ring with a clock of the test's own says how time passes."""
+    sleep = sleep or getattr(ring, "sleep", time.sleep)
+    shown, arrived = read_key(text), ring.now()
+    while (wait := ring.due_in(shown, arrived)) is not None:
+        sleep(wait)
         ring.read()
     return ring.check(shown)
 
@@ -187,9 +195,9 @@ def test_a_wrong_secret_and_an_unknown_id_look_alike_to_callers(keys, ring):
     _, text = keys.create("n", [Scope.SEARCH], None)
     wrong = text[:-4] + ("AAAA" if text[-4:] != "AAAA" else "BBBB")
     assert refused(ring, wrong) == ("invalid_key", "mismatch")
-    assert refused(ring, "hg_" + "0" * 12 + "_" + "A" * 43) == ("invalid_key", "unknown")
+    assert refused(ring, UNKNOWN) == ("invalid_key", "unknown")
     details = set()
-    for bad in (wrong, "hg_" + "0" * 12 + "_" + "A" * 43):
+    for bad in (wrong, UNKNOWN):
         with pytest.raises(Unauthorised) as error:
             enter(ring, bad)
         details.add(error.value.detail)
@@ -216,16 +224,58 @@ def test_a_revoked_key_is_refused_once_the_picture_is_old(keys, ring, hands):
 
 
 def test_a_new_key_is_good_at_once(keys, ring, hands):
-    refused(ring, "hg_" + "0" * 12 + "_" + "A" * 43)
+    """However shortly before it was made the catalog was read: it waits for the next read."""
+    refused(ring, UNKNOWN)
+    hands.seconds += 0.001
     _, text = keys.create("n", [Scope.SEARCH], None)
-    hands.seconds = RETRY_S + 0.001
+    before = hands.seconds
     assert enter(ring, text).scopes == {Scope.SEARCH}
+    assert hands.seconds - before <= RETRY_S + 1e-6
+    assert enter(ring, text, pytest.fail).scopes == {Scope.SEARCH}
 
 
-def test_a_flood_of_made_up_keys_reads_ten_times_a_second_at_most(keys, ring, hands, counting):
+def test_who_shows_an_unknown_key_waits_for_one_read_and_no_more(ring, hands, counting):
+    for _ in range(20):
+        before = hands.seconds
+        refused(ring, UNKNOWN)
+        assert hands.seconds - before <= RETRY_S + 1e-6
+    assert counting.reads <= 21
+
+
+def test_a_read_that_began_before_the_key_was_made_does_not_refuse_it(keys, counting, hands):
+    """The read is under way while the key is made and shown; its picture lacks the key."""
+    ring = Keyring(counting, hands.now, hands.monotonic)
+    shown = {}
+
+    def late():
+        if "text" not in shown:
+            hands.seconds += 0.01
+            shown["text"], shown["arrived"] = keys.create("n", [Scope.SEARCH], None)[1], hands.seconds
+            return []
+        return keys_in_force()
+
+    keys_in_force, counting.in_force = counting.in_force, late
+    ring.read()
+    key, arrived = read_key(shown["text"]), shown["arrived"]
+    wait = ring.due_in(key, arrived)
+    assert 0 < wait <= RETRY_S
+    hands.sleep(wait)
+    ring.read()
+    assert ring.due_in(key, arrived) is None
+    assert ring.check(key).scopes == {Scope.SEARCH}
+
+
+def test_a_flood_of_made_up_keys_reads_ten_times_a_second_at_most(ring, hands, counting):
+    """A thousand a second arrive, and all that wait are waiting at the same time."""
+    waiting = []
     for number in range(2000):
         hands.seconds = number / 1000
-        refused(ring, f"hg_{number:012x}_" + "A" * 43)
+        waiting.append((read_key(f"hg_{number:012x}_" + "A" * 43), hands.seconds))
+        due = [one for one in waiting if (wait := ring.due_in(*one)) is not None and wait <= 1e-9]
+        if due:
+            ring.read()
+        waiting = [one for one in waiting if ring.due_in(*one) is not None]
+        assert len(waiting) <= 1000 * RETRY_S + 2
     assert 2 <= counting.reads <= 21
 
 
