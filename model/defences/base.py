@@ -51,6 +51,7 @@ class Batch:
     labels: float (n, C) multi-hot.
     has_image, has_text: float (n,) in {0, 1}.
     items: int64 (n,), positions among the training items (rows of `DefenceContext.labels`).
+    edited: int64 (n, tries, L') edited versions of the texts to choose from, or None.
     """
 
     images: Tensor
@@ -59,6 +60,7 @@ class Batch:
     has_image: Tensor
     has_text: Tensor
     items: Tensor
+    edited: Tensor | None = None
 
 
 @dataclass(frozen=True)

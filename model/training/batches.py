@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,8 +13,9 @@ from model.training.augment import augment_images, draw, drop_tokens
 from model.training.config import Recipe
 from model.training.corpus import Corpus
 from model.training.distributed import World
+from model.training.edits import EditedTexts
 from model.training.images import ImageSource
-from model.training.randomness import make_generator
+from model.training.randomness import derive, make_generator
 from model.training.tokens import TokenTable
 
 EVALUATED_AT_ONCE = 256
@@ -25,6 +27,7 @@ class Sides:
 
     images: ImageSource | None
     tokens: TokenTable | None
+    edits: EditedTexts | None = None
 
 
 class Feed:
@@ -77,10 +80,11 @@ class Feed:
         pixels = torch.zeros(len(own), 0, device=device)
         if images is not None:
             pixels = augment_images(images.to(device), draws, settings.crop_padding)
-        tokens = torch.zeros(len(own), 1, dtype=torch.int64)
+        tokens, edited = torch.zeros(len(own), 1, dtype=torch.int64), None
         if self.sides.tokens:
             rows = self.sides.tokens.rows(positions, at[0])
             tokens = drop_tokens(rows, settings.token_dropout, self.sides.tokens.marks, generator)[part]
+            edited = self._edited(self.sides.tokens, positions, tokens, at)
         return Batch(
             images=pixels,
             tokens=tokens.to(device),
@@ -88,7 +92,18 @@ class Feed:
             has_image=self.has_image[own].float().to(device),
             has_text=self.has_text[own].float().to(device),
             items=items.to(device),
+            edited=None if edited is None else edited.to(device),
         )
+
+    def _edited(
+        self, table: TokenTable, positions: Tensor, tokens: Tensor, at: tuple[int, int]
+    ) -> Tensor | None:
+        """Edited versions (n, tries, L) of this part's texts; where nothing is edited, ``tokens`` (n, L)."""
+        if self.sides.edits is None:
+            return None
+        generator = np.random.default_rng(derive(self.recipe.seed, "edits", *at))
+        part = self.world.part(self.batch_size)
+        return self.sides.edits.versions(table.texts(positions, at[0]), tokens, part, generator)
 
 
 def plain_images(source: ImageSource, items: Tensor, device: torch.device) -> Iterator[Tensor]:

@@ -68,6 +68,11 @@ class AugmentSettings:
     """Largest share of the image that such a rectangle has."""
     token_dropout: float = option(0.1, low=0.0, high=0.9)
     """Chance that a token is replaced by the unknown token."""
+    text_edits: float = option(0.0, low=0.0, high=1.0)
+    """Chance that a text gets as many words changed as a text attack may change: typing errors, other words
+    (model/training/edits.py). Such a text has no tokens dropped."""
+    text_tries: int = option(1, low=1, high=64)
+    """Such edits of one text that are tried; the one is kept whose code is farthest from the text's."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from model.training.config import Recipe, to_table
 from model.training.corpus import Corpus, load_corpus
 from model.training.display import Display
 from model.training.distributed import World
+from model.training.edits import EditedTexts, Editor
 from model.training.images import open_images
 from model.training.loop import Trainer
 from model.training.observer import Observer
@@ -210,7 +211,16 @@ def _sides(
             raise DataError("the recipe has an image tower, but no train item has an image")
         images = open_images(corpus.images, preprocessing, data.memory_mb, data.workers, tick)
     tokens = TokenTable(codec, corpus.texts, data.texts, recipe.seed) if codec is not None else None
-    return Sides(images, tokens)
+    return Sides(images, tokens, _edits(recipe, corpus, codec))
+
+
+def _edits(recipe: Recipe, corpus: Corpus, codec: TextCodec | None) -> EditedTexts | None:
+    """What edits training texts, if the recipe wants that."""
+    settings = recipe.augment
+    if codec is None or not settings.text_edits:
+        return None
+    editor = Editor.of(corpus.training_texts(), corpus.label_names)
+    return EditedTexts(codec, editor, settings.text_edits, settings.text_tries)
 
 
 def _ticker(display: Display, wish: StopWish, *, resumable: bool) -> Callable[[int, int], None]:

@@ -19,6 +19,7 @@ from model.training.averaging import Averaged
 from model.training.batches import Feed
 from model.training.checkpoint import Snapshot
 from model.training.config import Recipe
+from model.training.edits import hardest
 from model.training.optimisers import build_optimisers, set_rate
 from model.training.phases import check_groups, frozen_except
 from model.training.randomness import lent_randomness, make_generator
@@ -121,6 +122,7 @@ class Trainer:
             self.step, self.total, schedule.warm_up, schedule.floor
         )
         values: dict[str, float] = {}
+        batch = hardest(self.hasher, batch)
         for phase in self.defence.phases:
             if not self.defence.due(phase.name, self.step, self.total):
                 continue

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.data.text import TextCodec
@@ -53,14 +54,14 @@ class TokenTable:
         """
         if mode == "joined":
             texts = [(JOINT.join(each),) if each else () for each in texts]
-        flat = [text for each in texts for text in (each or ("",))]
+        self._flat = [text for each in texts for text in (each or ("",))]
         self._counts = np.array([max(len(each), 1) for each in texts], dtype=np.int64)
         self._starts = np.cumsum(self._counts) - self._counts
         self._sampled, self._seed = mode == "sample", seed
         self.padding_id = codec.padding_id
         self.marks = read_marks(codec)
         self.present = torch.tensor([bool(each) for each in texts])
-        self.tokens = codec.encode(flat)
+        self.tokens = codec.encode(self._flat)
         silent = torch.from_numpy(self._starts)[~self.present]
         self.tokens[silent] = codec.padding_id
 
@@ -70,10 +71,18 @@ class TokenTable:
         With an ``epoch`` (from 0) an item's text is sampled from (seed, epoch, item) when the mode says
         so; without, it is the first.
         """
-        numbers = items.numpy()
+        rows = self.tokens[torch.from_numpy(self._chosen(items, epoch))]
+        longest = int((rows != self.padding_id).sum(1).max()) if len(rows) else 1
+        return rows[:, : max(longest, 1)]
+
+    def texts(self, items: Tensor, epoch: int | None) -> list[str]:
+        """The texts whose ids `rows` gives; "" for an item without text."""
+        return [self._flat[i] for i in self._chosen(items, epoch).tolist()]
+
+    def _chosen(self, items: Tensor, epoch: int | None) -> NDArray[np.int64]:
+        """Positions of the texts that stand for the items."""
+        numbers: NDArray[np.int64] = items.numpy()
         chosen = self._starts[numbers]
         if epoch is not None and self._sampled:
             chosen = chosen + pick(self._seed, epoch, numbers, self._counts[numbers])
-        rows = self.tokens[torch.from_numpy(chosen)]
-        longest = int((rows != self.padding_id).sum(1).max()) if len(rows) else 1
-        return rows[:, : max(longest, 1)]
+        return chosen
