@@ -21,10 +21,15 @@ PROFILE ?= standard
 TWIN ?=
 SURROGATES ?=
 MODEL ?=
+QUERIES ?= 200
+ITEMS ?= 10000000
 SURROGATE ?=
+DEFENCE ?= drfgd
+EPOCHS ?= 8
+ONLY ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format lock openapi sample-model bench-quality bench-robustness bench-broken-defences bench-search tables clean
+.PHONY: help setup run test check check-containers format lock openapi sample-model bench-quality bench-robustness bench-broken-defences bench-ablation bench-attack-score bench-search bench-scale tables clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -52,6 +57,10 @@ check: setup ## ruff, mypy strict, import contracts, house gauge
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest -q tests/architecture -p no:cacheprovider
 
+check-containers: ## hadolint, docker-compose config, manifests; then the Dockerfiles built by buildah (needs these tools)
+	sh docker/check.sh lint
+	sh docker/check.sh build
+
 format: setup ## Format and mend what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -62,13 +71,16 @@ lock: ## Resolve requirements/*.lock anew from pyproject.toml
 openapi: setup ## Write docs/openapi.json from the code
 	$(BIN)/python -m service.api.document docs/openapi.json
 
-sample-model: setup ## Train the sample model that the package ships (about 5 minutes on 2 cores)
+sample-model: setup ## Train the next version of the sample model that the package ships (about 15 minutes on 2 cores)
 	rm -rf runs/sample
 	$(BIN)/hashguard data sample runs/sample/data --pairs 6000 --seed 1
-	$(BIN)/hashguard train --data runs/sample/data --name sample --bits 64 --seed 0 --out runs/sample/models
-	rm -rf service/assets/models/sample
-	mkdir -p service/assets/models
-	cp -r runs/sample/models/sample service/assets/models/sample
+	mkdir -p runs/sample/models
+	cp -r service/assets/models/sample runs/sample/models/sample
+	folder=$$($(BIN)/hashguard train --data runs/sample/data --name sample --bits 64 --seed 0 --out runs/sample/models \
+	    --defence drfgd --recipe drfgd --epochs 16 | tail -n 1) \
+	    && test -f "$$folder/manifest.json" \
+	    && rm -rf service/assets/models/sample && mkdir -p service/assets/models/sample \
+	    && cp -r "$$folder" service/assets/models/sample/
 
 bench-quality: setup ## Retrieval quality on a manifest folder: DATA=DIR [RECIPE=NAME] [BACKBONE=DIR] [SEEDS=0,1]
 	$(BIN)/python -m bench.quality --data $(DATA) --out $(OUT) --seeds $(SEEDS) \
@@ -82,11 +94,20 @@ bench-robustness: setup ## Robustness claim: DATA=DIR MODELS=A,B [PROFILE=standa
 	$(BIN)/python -m bench.robustness --data $(DATA) --models $(MODELS) --profile $(PROFILE) \
 	    $(if $(TWIN),--twin $(TWIN)) $(if $(SURROGATES),--surrogates $(SURROGATES))
 
-tables: setup ## Write the README's tables from the data files below docs/
+bench-attack-score: setup ## What the attack score sees of which attack: DATA=DIR MODEL=DIR [QUERIES=200]
+	$(BIN)/python -m bench.attack_score --data $(DATA) --model $(MODEL) --queries $(QUERIES)
+
+bench-ablation: setup ## What each part of a defence earns: DATA=DIR [DEFENCE=drfgd] [EPOCHS=8] [ONLY=A,B]; hours
+	$(BIN)/python -m bench.ablation --data $(DATA) --defence $(DEFENCE) --epochs $(EPOCHS) $(if $(ONLY),--only "$(ONLY)")
+
+tables: setup ## Write the tables of README and docs/method.md from the data files below docs/
 	$(BIN)/python -m bench.tables
 
 bench-search: setup ## Search and bulk-add speed against raw Faiss in the same process
 	$(BIN)/python -m bench.search --items 1000000 --bits 64 --out docs/performance/search.json
+
+bench-scale: setup ## Bulk import, restart, memory and search of a large corpus: [ITEMS=10000000]
+	$(BIN)/python -m bench.scale --items $(ITEMS) --out docs/performance/scale.json
 
 clean: ## Remove what the other commands made, the virtual environment included
 	rm -rf $(VENV) home build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,4 +1,4 @@
-"""Writes the README's tables from the data files below docs/; `--check` only says whether they agree.
+"""Writes the pages' tables from the data files below docs/; `--check` only says whether they agree.
 
 python -m bench.tables [--check]
 """
@@ -10,6 +10,9 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+
+from bench.ablation_table import ablation_table
+from bench.attack_score_table import attack_score_table
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKS = "<!-- {name}:begin -->", "<!-- {name}:end -->"
@@ -114,29 +117,44 @@ def _figure(case: dict[str, Any]) -> str:
 
 
 def replaced(text: str, name: str, table: str) -> str:
-    """`text` with `table` between the marks of `name`; raises ValueError without the marks."""
+    """A page's `text` with `table` between the marks of `name`; raises ValueError without the marks."""
     begin, end = (mark.format(name=name) for mark in MARKS)
     if begin not in text or end not in text:
-        raise ValueError(f"README.md: wanted the marks {begin} and {end}")
+        raise ValueError(f"wanted the marks {begin} and {end}, they are not on the page")
     before, rest = text.split(begin, 1)
     return f"{before}{begin}\n{table}\n{end}{rest.split(end, 1)[1]}"
 
 
+def tables() -> dict[str, dict[str, str]]:
+    """Every table by page and name."""
+    docs = ROOT / "docs"
+    robustness = docs / "robustness"
+    return {
+        "README.md": {"quality": quality_table(docs / "quality"), "robustness": robustness_table(robustness)},
+        "docs/method.md": {
+            "ablation": ablation_table(robustness),
+            "attack-score": attack_score_table(robustness),
+        },
+    }
+
+
 def main() -> int:
-    """Write or check the README."""
+    """Write or check the pages."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--check", action="store_true", help="change nothing; status 1 when they differ")
     check = parser.parse_args().check
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    wanted = replaced(text, "quality", quality_table(ROOT / "docs" / "quality"))
-    wanted = replaced(wanted, "robustness", robustness_table(ROOT / "docs" / "robustness"))
-    if check:
-        return int(text != wanted)
-    readme.write_text(wanted, encoding="utf-8")
-    return 0
+    differ = False
+    for page, named in tables().items():
+        path = ROOT / page
+        text = wanted = path.read_text(encoding="utf-8")
+        for name, table in named.items():
+            wanted = replaced(wanted, name, table)
+        differ |= text != wanted
+        if not check:
+            path.write_text(wanted, encoding="utf-8")
+    return int(check and differ)
 
 
 if __name__ == "__main__":

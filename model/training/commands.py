@@ -28,6 +28,14 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     seed: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
     epochs: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="In place of the recipe's: a dotted key and a TOML value. Repeatable.",
+            metavar="KEY=VALUE",
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")] = False,
     previous: Annotated[
         bool, typer.Option("--previous", help="With --resume: from the checkpoint before the last.")
@@ -49,7 +57,13 @@ def train(
             "resume": resume,
             "previous": previous,
         },
-        recipe={"what": recipe, "backbone": backbone, "seed": seed, "epochs": epochs},
+        recipe={
+            "what": recipe,
+            "changes": changes or [],
+            "backbone": backbone,
+            "seed": seed,
+            "epochs": epochs,
+        },
         device=device,
         as_json=as_json,
     )

@@ -8,7 +8,7 @@ a checkpoint from being continued under another one.
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -196,15 +196,17 @@ def shipped() -> tuple[str, ...]:
     return tuple(sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")))
 
 
-def load_recipe(what: str) -> Recipe:
+def load_recipe(what: str, changes: Sequence[str] = ()) -> Recipe:
     """A recipe by the name of a shipped one or by the path of a TOML file.
 
     A name without ``.toml`` and without a path separator is a shipped one; anything else is a file.
-    The recipe's ``name`` is the file's stem unless the file says otherwise.
+    The recipe's ``name`` is the file's stem unless the file says otherwise. ``changes`` are applied in their
+    order, as "defence.inner.steps=5": a dotted key, whose last part may be new, and a TOML value.
 
     Raises:
         UnknownName: no such shipped recipe.
-        RecipeError: the file cannot be read, is no TOML, or holds something that is not allowed.
+        RecipeError: the file cannot be read, is no TOML, or holds something that is not allowed; a change
+            is none.
 
     """
     path = Path(what)
@@ -220,4 +222,29 @@ def load_recipe(what: str) -> Recipe:
         raise RecipeError(f"recipe {what}: cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"recipe {what}: no TOML: {error}") from error
+    for change in changes:
+        _apply(raw, change)
     return from_table({"name": path.stem, **raw})
+
+
+def _apply(table: dict[str, Any], change: str) -> None:
+    """Set one value of a recipe's table; raises RecipeError."""
+    try:
+        wanted = tomllib.loads(change)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"wanted KEY=VALUE with a TOML value, got {change[:200]!r}: {error}") from error
+    if len(wanted) != 1:
+        raise RecipeError(f"wanted one KEY=VALUE, got {change[:200]!r}")
+    _merge(table, wanted, change)
+
+
+def _merge(table: dict[str, Any], wanted: Mapping[str, Any], change: str) -> None:
+    """Put the values of `wanted` into `table`, tables into tables."""
+    for key, value in wanted.items():
+        inner = table.get(key)
+        if isinstance(value, dict):
+            if not isinstance(inner, dict | None):
+                raise RecipeError(f"{change[:200]!r}: {key} is no table of the recipe, it is {inner!r}")
+            _merge(table.setdefault(key, {}), value, change)
+        else:
+            table[key] = value

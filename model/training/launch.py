@@ -20,7 +20,8 @@ def launch(order: Mapping[str, Any], *, recipe: Mapping[str, Any], device: str, 
 
     Args:
         order: the fields of `Order` but the recipe; ``name`` may be None.
-        recipe: ``what`` (name or file), ``backbone``, ``seed``, ``epochs``; None keeps the recipe's own.
+        recipe: ``what`` (name or file), ``changes`` (see `load_recipe`), ``backbone``, ``seed``, ``epochs``;
+            None keeps the recipe's own.
         device: see `pick_device`.
         as_json: one JSON document on stdout in place of lines.
 
@@ -33,9 +34,11 @@ def launch(order: Mapping[str, Any], *, recipe: Mapping[str, Any], device: str, 
         _report(complete, outcome, as_json=as_json)
 
 
-def _recipe(what: str, backbone: str | None, seed: int | None, epochs: int | None) -> Recipe:
+def _recipe(
+    what: str, changes: list[str], backbone: str | None, seed: int | None, epochs: int | None
+) -> Recipe:
     """The recipe with the command line's changes."""
-    recipe = load_recipe(what).with_changes(seed=seed, epochs=epochs)
+    recipe = load_recipe(what, changes).with_changes(seed=seed, epochs=epochs)
     return recipe if backbone is None else recipe.with_source(backbone)
 
 

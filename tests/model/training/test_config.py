@@ -107,3 +107,31 @@ def test_an_unknown_shipped_name_is_answered_with_the_known_ones():
     with pytest.raises(UnknownName) as caught:
         load_recipe("fancy")
     assert "default" in caught.value.known
+
+
+def test_changes_of_the_command_line_take_the_place_of_the_recipes_values():
+    changes = ["defence.inner.steps=5", "optimiser.rate = 1e-3", "defence.new.deep = 'x'", "seed=7", "seed=8"]
+    recipe = load_recipe("saat", changes)
+    assert recipe.defence["inner"]["steps"] == 5
+    assert recipe.defence["inner"]["objective"] == load_recipe("saat").defence["inner"]["objective"]
+    assert recipe.defence["new"] == {"deep": "x"}
+    assert (recipe.optimiser.rate, recipe.seed, recipe.name) == (1e-3, 8, "saat")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("steps", "wanted KEY=VALUE"),
+        ("defence.inner.steps=", "wanted KEY=VALUE"),
+        ("seed=1\nname='x'", "wanted one KEY=VALUE"),
+        ("", "wanted one KEY=VALUE"),
+        ("seed.deep=1", "seed is no table"),
+        ("schedule.epoch=3", "epoch"),
+        ("schedule=3", "schedule"),
+        ("optimiser.rate='fast'", "rate"),
+        ("defence=1", "defence"),
+    ],
+)
+def test_a_change_that_is_none_is_an_error(change, words):
+    with pytest.raises(RecipeError, match=words):
+        load_recipe("saat", [change])
