@@ -4,12 +4,13 @@
     model.safetensors    weights of both towers
     tokenizer.json       (a model that reads texts)
     calibration.json     P(relevant | distance) per task
-    robustness.json      (when measured)
     score.safetensors    (only with an attack score)
     README.md            model card
+    robustness.json      (when an evaluation was recorded; then evidence.json locks it and the new card)
 
 A directory is written beside its place under a hidden name, fsynced and renamed, so that a version is there
-whole or not at all. The digest of a model is the SHA-256 of its manifest.json, which covers the rest.
+whole or not at all. The digest of a model is the SHA-256 of its manifest.json, which covers what training
+wrote and never changes; what is recorded later is model/artefact_evidence.py's.
 This module imports no torch: listing and verifying models must not wait for it.
 """
 
@@ -37,11 +38,13 @@ from model.artefact_checks import (
     check_manifest,
     read_object,
 )
+from model.artefact_evidence import entry_of, read_entry, read_evidence, write_evidence
 from model.artefact_parts import NO_PREPROCESSING, ArtefactParts, contents, describe
-from model.artefact_readme import model_card_text
+from model.artefact_readme import known_to_break_at, model_card_text
 from model.durable import folders, read_file, sync_folder, write_file
 from model.errors import ArtefactError, RecipeError
 from model.preprocessing import Preprocessing, read_preprocessing
+from model.robustness import Robustness, read_robustness, robustness_bytes
 
 MANIFEST = "manifest.json"
 
@@ -79,6 +82,11 @@ class ModelCard:
         """Which of "image" and "text" it has a tower for."""
         return frozenset(self.manifest["architecture"])
 
+    @property
+    def has_score(self) -> bool:
+        """Whether it has an attack score."""
+        return SCORE in self.manifest["files"]
+
     def public(self) -> dict[str, Any]:
         """The manifest with the digest, without the list of files."""
         shown = {name: value for name, value in self.manifest.items() if name != "files"}
@@ -110,10 +118,10 @@ class Artefact:
         where = f"{self.card.folder}: {CALIBRATION}"
         return check_calibration(read_object(self.files[CALIBRATION], where), self.card.bits, where)
 
-    def robustness(self) -> dict[str, Any] | None:
-        """The robustness report, None when it was not measured."""
-        data = self.files.get(ROBUSTNESS)
-        return None if data is None else read_object(data, f"{self.card.folder}: {ROBUSTNESS}")
+    def robustness(self) -> Robustness | None:
+        """The figures of the recorded evaluation, None when there is none. Raises ArtefactError."""
+        data, where = self.files.get(ROBUSTNESS), f"{self.card.folder}: {ROBUSTNESS}"
+        return None if data is None else read_robustness(data, self.card.digest, where)
 
 
 def save_artefact(models: Path, name: str, parts: ArtefactParts) -> Path:
@@ -142,11 +150,10 @@ def _publish(home: Path, draft: Path, name: str, parts: ArtefactParts) -> Path:
     version = _next_version(home)
     while True:
         manifest = describe(name, str(version), created, parts)
-        card_text = model_card_text(manifest, parts.robustness).encode()
+        card_text = model_card_text(manifest, None).encode()
         write_file(draft / README, card_text)
         manifest["files"] = {
-            file: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-            for file, data in sorted({**files, README: card_text}.items())
+            file: entry_of(data) for file, data in sorted({**files, README: card_text}.items())
         }
         check_manifest(manifest, name)
         write_file(draft / MANIFEST, (json.dumps(manifest, indent=1, allow_nan=False) + "\n").encode())
@@ -182,17 +189,21 @@ def open_artefact(folder: Path, *, score: bool = False) -> Artefact:
     was wanted and what came.
     """
     card = read_card(folder)
-    files: dict[str, bytes] = {}
-    for name, entry in card.manifest["files"].items():
-        if name == SCORE and not score:
-            continue
-        data = read_file(folder / name, entry["bytes"])
-        digest = hashlib.sha256(data).hexdigest()
-        if len(data) != entry["bytes"] or digest != entry["sha256"]:
-            wanted = f"{entry['bytes']} bytes with SHA-256 {entry['sha256']}"
-            raise ArtefactError(f"{folder / name}: wanted {wanted}, got {len(data)} with {digest}")
-        files[name] = data
-    return Artefact(card, files)
+    return Artefact(card, {**_trained(card, score=score), **_described(card)})
+
+
+def _trained(card: ModelCard, *, score: bool) -> dict[str, bytes]:
+    """What codes depend on (and the attack score), as the manifest locks it. Raises ArtefactError."""
+    left = {README} if score else {README, SCORE}
+    entries = card.manifest["files"]
+    return {
+        name: read_entry(card.folder / name, entry) for name, entry in entries.items() if name not in left
+    }
+
+
+def _described(card: ModelCard) -> dict[str, bytes]:
+    """The model card, and robustness.json when figures were recorded. Raises ArtefactError."""
+    return read_evidence(card.folder, card.digest, card.manifest["files"][README])
 
 
 def verify(folder: Path) -> ModelCard:
@@ -202,6 +213,40 @@ def verify(folder: Path) -> ModelCard:
     artefact.calibration()
     artefact.robustness()
     return artefact.card
+
+
+def record_robustness(folder: Path, robustness: Robustness) -> ModelCard:
+    """Put the figures of an evaluation and a model card that tells them into an artefact, in one step.
+
+    The model stays what it was, its digest too. Raises ArtefactError for another model than the evaluated
+    one and for a damaged one, OSError.
+    """
+    card = read_card(folder)
+    if card.digest != robustness.model.digest:
+        raise ArtefactError(
+            f"{folder}: wanted the evaluated model, digest {robustness.model.digest}, got "
+            f"{card.name}/{card.version} with the digest {card.digest}"
+        )
+    _trained(card, score=True)
+    text = model_card_text(card.manifest, robustness).encode()
+    write_evidence(folder, card.digest, {ROBUSTNESS: robustness_bytes(robustness), README: text})
+    return card
+
+
+def carry_robustness(source: Path, target: Path) -> bool:
+    """Bring what was recorded of a model to a copy without a record; whether something was written there.
+
+    What is recorded in the copy already stays: somebody evaluated it there.
+    Raises ArtefactError when the two are different models or the source is damaged, OSError.
+    """
+    card, other = read_card(source), read_card(target)
+    if card.digest != other.digest:
+        raise ArtefactError(f"{target}: wanted the model {card.digest}, got {other.digest}")
+    found = _described(card)
+    if Artefact(card, found).robustness() is None or ROBUSTNESS in _described(other):
+        return False
+    write_evidence(target, card.digest, found)
+    return True
 
 
 def scan_models(models: Path) -> tuple[list[ModelCard], list[ArtefactError]]:
@@ -252,10 +297,15 @@ def list_cards(models: Path) -> list[dict[str, Any]]:
 
 
 def full_card(card: ModelCard) -> dict[str, Any]:
-    """The public card with `robustness` (or None) and `readme`; reads no weights. Raises ArtefactError."""
-    files = card.manifest["files"]
-    artefact = Artefact(
-        card, {n: read_file(card.folder / n, MAX_JSON_BYTES) for n in (README, ROBUSTNESS) if n in files}
-    )
-    readme = artefact.files[README].decode("utf-8", "replace")
-    return {**card.public(), "robustness": artefact.robustness(), "readme": readme}
+    """The public card with the recorded figures (or None), the line that says where it breaks, and the text.
+
+    Reads no weights. Raises ArtefactError.
+    """
+    artefact = Artefact(card, _described(card))
+    found = artefact.robustness()
+    return {
+        **card.public(),
+        "known_to_break_at": known_to_break_at(card.manifest, found),
+        "robustness": None if found is None else found.model_dump(),
+        "readme": artefact.files[README].decode("utf-8", "replace"),
+    }

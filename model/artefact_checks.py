@@ -23,7 +23,8 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 WEIGHTS, TOKENIZER, SCORE = "model.safetensors", "tokenizer.json", "score.safetensors"
 CALIBRATION, ROBUSTNESS, README = "calibration.json", "robustness.json", "README.md"
 # A manifest may name these and nothing else, so a name can neither leave the folder nor surprise.
-FILES = frozenset({WEIGHTS, TOKENIZER, SCORE, CALIBRATION, ROBUSTNESS, README})
+# What is recorded after training (robustness.json) stands in evidence.json: model/artefact_evidence.py.
+FILES = frozenset({WEIGHTS, TOKENIZER, SCORE, CALIBRATION, README})
 REQUIRED = frozenset({WEIGHTS, CALIBRATION, README})
 TASKS = frozenset({"image-to-text", "text-to-image", "image-to-image", "text-to-text"})
 
@@ -47,10 +48,10 @@ _FIELDS: Mapping[str, tuple[type, ...]] = {
 }
 
 
-def read_object(data: bytes, where: str) -> dict[str, Any]:
-    """A JSON object of at most 8 MB, without NaN or infinities; raises ArtefactError."""
-    if len(data) > MAX_JSON_BYTES:
-        raise ArtefactError(f"{where}: wanted at most {MAX_JSON_BYTES} bytes, got {len(data)}")
+def read_object(data: bytes, where: str, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """A JSON object of at most `most` bytes (8 MB), without NaN or infinities; raises ArtefactError."""
+    if len(data) > most:
+        raise ArtefactError(f"{where}: wanted at most {most} bytes, got {len(data)}")
     try:
         found = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -64,7 +65,7 @@ def check_manifest(manifest: Mapping[str, Any], where: str) -> None:
     """Refuse an unknown format, unknown or missing fields, wrong types, bad file names (ArtefactError)."""
     if manifest.get("format") != FORMAT:
         raise ArtefactError(f"{where}: wanted format {FORMAT}, got {manifest.get('format')!r}")
-    _check_names(set(manifest), set(_FIELDS), set(_FIELDS), where)
+    check_names(set(manifest), set(_FIELDS), set(_FIELDS), where)
     for field, types in _FIELDS.items():
         value = manifest[field]
         if not isinstance(value, types) or isinstance(value, bool):
@@ -83,25 +84,30 @@ def check_manifest(manifest: Mapping[str, Any], where: str) -> None:
 
 
 def _check_files(files: Mapping[str, Any], where: str) -> None:
-    _check_names(set(files), set(FILES), set(REQUIRED), f"{where}: files")
+    check_names(set(files), set(FILES), set(REQUIRED), f"{where}: files")
     for name, entry in files.items():
-        if not isinstance(entry, dict) or set(entry) != {"sha256", "bytes"}:
-            raise ArtefactError(f"{where}: files: {name}: wanted sha256 and bytes, got {entry!r}")
-        _check_pattern(entry["sha256"], SHA256, f"{where}: files: {name}: sha256")
-        size = entry["bytes"]
-        if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-            raise ArtefactError(f"{where}: files: {name}: bytes: wanted a whole number, got {size!r}")
+        check_entry(name, entry, f"{where}: files")
+
+
+def check_entry(name: str, entry: object, where: str) -> None:
+    """Refuse what is not the SHA-256 and size of a file (ArtefactError)."""
+    if not isinstance(entry, dict) or set(entry) != {"sha256", "bytes"}:
+        raise ArtefactError(f"{where}: {name}: wanted sha256 and bytes, got {entry!r}")
+    _check_pattern(entry["sha256"], SHA256, f"{where}: {name}: sha256")
+    size = entry["bytes"]
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise ArtefactError(f"{where}: {name}: bytes: wanted a whole number, got {size!r}")
 
 
 def check_calibration(table: Mapping[str, Any], bits: int, where: str) -> dict[str, tuple[float, ...]]:
     """P(relevant | distance) per task, K + 1 probabilities that never rise; raises ArtefactError."""
-    _check_names(set(table), {"bits", "tasks"}, {"bits", "tasks"}, where)
+    check_names(set(table), {"bits", "tasks"}, {"bits", "tasks"}, where)
     if table["bits"] != bits:
         raise ArtefactError(f"{where}: bits: wanted {bits} as in the manifest, got {table['bits']!r}")
     tasks = table["tasks"]
     if not isinstance(tasks, dict):
         raise ArtefactError(f"{where}: tasks: wanted an object, got {type(tasks).__name__}")
-    _check_names(set(tasks), set(TASKS), set(), f"{where}: tasks")
+    check_names(set(tasks), set(TASKS), set(), f"{where}: tasks")
     return {task: _check_curve(curve, bits, f"{where}: {task}") for task, curve in tasks.items()}
 
 
@@ -117,7 +123,8 @@ def _check_curve(curve: object, bits: int, where: str) -> tuple[float, ...]:
     return tuple(float(p) for p in curve)
 
 
-def _check_names(got: set[str], known: set[str], wanted: set[str], where: str) -> None:
+def check_names(got: set[str], known: set[str], wanted: set[str], where: str) -> None:
+    """Refuse names that are not known, and the lack of wanted ones (ArtefactError)."""
     if got - known:
         raise ArtefactError(f"{where}: unknown {', '.join(sorted(got - known))}")
     if wanted - got:

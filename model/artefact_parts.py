@@ -15,7 +15,6 @@ from safetensors.numpy import save
 from model.artefact_checks import (
     CALIBRATION,
     FORMAT,
-    ROBUSTNESS,
     SCORE,
     TOKENIZER,
     WEIGHTS,
@@ -48,7 +47,6 @@ class ArtefactParts:
     scores: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Sequence[float]] = field(default_factory=dict)
     threat: Mapping[str, Any] | None = None
-    robustness: Mapping[str, Any] | None = None
     score_tensors: Tensors | None = None
 
 
@@ -63,8 +61,6 @@ def contents(parts: ArtefactParts) -> dict[str, bytes]:
     }
     if parts.tokenizer is not None:
         files[TOKENIZER] = parts.tokenizer.encode()
-    if parts.robustness is not None:
-        files[ROBUSTNESS] = json.dumps(parts.robustness, allow_nan=False).encode()
     if parts.score_tensors is not None:
         files[SCORE] = save({n: np.asarray(t, order="C") for n, t in parts.score_tensors.items()})
     return files

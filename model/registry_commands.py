@@ -1,4 +1,4 @@
-"""`hashguard model list | show | verify`: what lies in a folder of models; weights are only hashed."""
+"""`hashguard model list | show | verify | record`: what a folder of models holds; weights are only hashed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ import typer
 
 from model.artefact import ModelCard, find_model, full_card, read_card, scan_models, verify
 from model.data.console import errors_end_the_command, show_json, show_line, show_table
+from model.evaluation.recording import read_report, record
 
-app = typer.Typer(name="model", help="Trained models: list, show and verify artefacts.", no_args_is_help=True)
+app = typer.Typer(
+    name="model",
+    help="Trained models: list, show, verify artefacts; record evaluations.",
+    no_args_is_help=True,
+)
 
 Home = Annotated[
     Path, typer.Option("--home", envvar="HASHGUARD_HOME", help="Home folder; its models/ is looked at.")
@@ -61,6 +66,31 @@ def verify_command(
         show_json({"model": f"{card.name}/{card.version}", "ok": True, "digest": card.digest})
     else:
         show_line(f"{card.name}/{card.version}: all files are as the manifest says; digest {card.digest}")
+
+
+@app.command("record")
+def record_command(
+    model: Wanted,
+    report: Annotated[
+        Path, typer.Option(help="The folder of a `hashguard evaluate`, or its report.json.", metavar="REPORT")
+    ],
+    home: Home = DEFAULT_HOME,
+    models: Models = None,
+    as_json: Json = False,
+) -> None:
+    """Write an evaluation's figures into a model: robustness.json, and a card that says where it breaks.
+
+    Exit status 1, and nothing is written, when a gate does not hold or the report is on another model. The
+    model stays the one that its indexes were built with.
+    """
+    with errors_end_the_command():
+        card = record(read_report(report), [_wanted(model, models or home / "models").folder])[0]
+        shown = full_card(card)
+    label, line = f"{card.name}/{card.version}", shown["known_to_break_at"]
+    if as_json:
+        show_json({"model": label, "digest": card.digest, "recorded": True, "known_to_break_at": line})
+    else:
+        show_line(f"{label}: recorded; known to break at: {line}")
 
 
 def _wanted(model: str, models: Path) -> ModelCard:

@@ -39,12 +39,20 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed makes the same report.", min=0, max=2**31)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    record: Annotated[
+        bool,
+        typer.Option(
+            "--record",
+            help="Write the figures and a new model card into the models, if every judged gate holds.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Attack models in every way there is, judge the attacks, and write OUT/report.json and report.html.
 
     Exit status: 0 every gate of honesty holds, 1 one does not (the report is written) or the run failed,
-    2 wrong usage. Ctrl-C or SIGTERM leave the finished units, which --resume takes up (status 130 or 143).
+    2 wrong usage. With --record, a gate that fails leaves all models as they are. Ctrl-C or SIGTERM leave
+    the finished units, which --resume takes up (status 130 or 143).
     """
     import_module("model.evaluation.launch").launch(
         {
@@ -59,6 +67,7 @@ def evaluate(
             "wordnet": wordnet,
             "seed": seed,
             "device": device,
+            "record": record,
         },
         as_json=as_json,
     )

@@ -16,13 +16,14 @@ from model.attacks.subjects import Subject, load_subject
 from model.attacks.wordnet import read_thesaurus
 from model.data.console import errors_end_the_command, show_json, show_line
 from model.data.manifest import read_manifest
-from model.errors import DataError, RecipeError, UnknownName
+from model.errors import DataError, ModelError, RecipeError, UnknownName
 from model.evaluation.assembly import Judged, assemble
 from model.evaluation.evidence import ModelEvidence, write_whole
 from model.evaluation.gates import check
 from model.evaluation.plan import Cast, UsageError, twin_specs
 from model.evaluation.probes import run_probes
 from model.evaluation.profiles import Profile, default_queries, needs_surrogate, profile
+from model.evaluation.recording import REPORT, record
 from model.evaluation.report import write_html
 from model.evaluation.runner import Session, evaluate_model
 from model.evaluation.specs import AttackSpec
@@ -31,7 +32,7 @@ from model.evaluation.store import UNITS, UnitStore
 from model.evaluation.watching import Terminal, terminal
 from model.training.stopping import Stopped, listening
 
-REPORT, PAGE = "report.json", "report.html"
+PAGE = "report.html"
 USAGE = 2
 
 
@@ -50,6 +51,7 @@ class Order:
     wordnet: Path | None
     seed: int
     device: str
+    record: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +75,12 @@ def launch(options: Mapping[str, Any], *, as_json: bool) -> None:
         path = order.out / REPORT
         write_whole(path, (json.dumps(report, indent=1, allow_nan=False) + "\n").encode("utf-8"))
         write_html(report, order.out / PAGE)
-    _show(report, order.out, as_json=as_json)
-    if not all(entry["holds"] for entry in report["checks"]):
+    holds = all(entry["holds"] for entry in report["checks"])
+    refused = _record(report, order.models) if order.record else None
+    _show(report, order.out, recorded=order.record and refused is None, as_json=as_json)
+    if refused is not None:
+        typer.echo(f"error: {refused}", err=True)
+    if refused is not None or not holds:
         raise typer.Exit(1)
 
 
@@ -207,11 +213,20 @@ def short(folder: Path) -> str:
     return "/".join(folder.resolve().parts[-2:])
 
 
-def _show(report: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
+def _record(report: Mapping[str, Any], folders: Sequence[Path]) -> Exception | None:
+    """Record the figures in the models; why that was refused, None when it was done."""
+    try:
+        record(report, folders)
+    except (ModelError, OSError) as error:
+        return error
+    return None
+
+
+def _show(report: Mapping[str, Any], out: Path, *, recorded: bool, as_json: bool) -> None:
     failed = [entry for entry in report["checks"] if not entry["holds"]]
     if as_json:
         shown = {name: report[name] for name in ("worst_case", "checks", "pairs", "left_out")}
-        show_json({"folder": str(out), "holds": not failed, **shown})
+        show_json({"folder": str(out), "holds": not failed, "recorded": recorded, **shown})
         return
     for case in report["worst_case"]:
         if case["protocol"] == "train+database" and case["norm"] in ("linf", "text"):
@@ -219,6 +234,8 @@ def _show(report: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
     for entry in failed:
         show_line(f"FAILED {entry['model']}: {entry['name']}: {entry['detail']}")
     show_line(f"{len(report['checks']) - len(failed)} of {len(report['checks'])} gates hold")
+    if recorded:
+        show_line("recorded in the models: robustness.json and their cards")
     show_line(str(out / PAGE))
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path
 
 from service.api.deps import PUBLIC, ContextDep
 from service.api.openapi import problems
-from service.api.schemas.admin import ModelsAnswer
+from service.api.schemas.models import ModelCardAnswer, ModelsAnswer
 
 router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[PUBLIC])
 
@@ -19,7 +19,8 @@ Version = Annotated[str, Path(max_length=9, pattern=r"^[0-9]+$")]
 @router.get("", operation_id="listModels", summary="All model cards", responses=problems(public=True))
 async def listing(ctx: ContextDep) -> ModelsAnswer:
     """The models of this home folder."""
-    return ModelsAnswer(models=await ctx.workers.run(ctx.application.models.cards))
+    cards = await ctx.workers.run(ctx.application.models.cards)
+    return ModelsAnswer(models=[ModelCardAnswer.model_validate(card) for card in cards])
 
 
 @router.get(
@@ -28,6 +29,6 @@ async def listing(ctx: ContextDep) -> ModelsAnswer:
     summary="One model card",
     responses=problems(404, public=True),
 )
-async def card(name: Name, version: Version, ctx: ContextDep) -> dict[str, Any]:
+async def card(name: Name, version: Version, ctx: ContextDep) -> ModelCardAnswer:
     """What the model is, how well it does, and at what it is known to break."""
-    return await ctx.workers.run(ctx.application.models.card, name, version)
+    return ModelCardAnswer.model_validate(await ctx.workers.run(ctx.application.models.card, name, version))
