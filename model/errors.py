@@ -9,6 +9,7 @@
     ├── RecipeError        a training recipe with an unknown key or a value out of range
     ├── TrainingError      a training run that cannot go on
     │   └── CheckpointError  a checkpoint that is missing, damaged, of another run, or cannot be written
+    ├── RetrainingError    a retraining that ends without a new model being served, and why
     └── UnknownName        a name no registry has; `.known` lists what it has
 
 Messages state what was wanted and what came. Callers catch the leaf they can answer, or `ModelError`.
@@ -86,6 +87,10 @@ class TrainingError(ModelError):
 
 class CheckpointError(TrainingError):
     """A checkpoint that is missing, damaged, of another run, or cannot be written."""
+
+
+class RetrainingError(ModelError):
+    """A retraining that ends without a new model being served: refused by a floor, or by the service."""
 
 
 class UnknownName(ModelError):

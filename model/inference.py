@@ -90,7 +90,7 @@ class Encoder:
         weights = artefact.files[WEIGHTS]
         hasher = restore_hasher(manifest["architecture"], artefact.card.bits, weights, str(folder / WEIGHTS))
         _check_readers(artefact.card, hasher, preprocessing, codec)
-        scorer = _attack_score(artefact, hasher) if score else None
+        scorer = attack_score_of(artefact, hasher) if score else None
         return cls(artefact.card, hasher, preprocessing, codec, calibration, target, scorer)
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
@@ -276,7 +276,8 @@ def _codec(artefact: Artefact) -> TextCodec | None:
         raise ArtefactError(f"{where}: {error}") from error
 
 
-def _attack_score(artefact: Artefact, hasher: CrossModalHasher) -> AttackScore:
+def attack_score_of(artefact: Artefact, hasher: CrossModalHasher) -> AttackScore:
+    """The attack score of an artefact that was opened with it; raises ArtefactError."""
     card = artefact.card
     if SCORE not in artefact.files:
         raise ArtefactError(f"{card.folder}: wanted an attack score ({SCORE}), this model has none")

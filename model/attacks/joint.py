@@ -5,11 +5,17 @@ threshold; `Joint` is any objective that in addition pays for being suspicious. 
 suite unchanged: the extra number goes through the same relaxation, its sign says "passes" as a bit's does.
 
     model_fn = JointModel(ImageModel(hasher), ImageScore(score), threshold)
-    outcome = apgd(threat, Joint(Mainstay()))(model_fn, x, target, generator=generator)
+    attack = pgd(threat, Joint(Mainstay()), random_start=False)
+    outcome = attack(model_fn, x, target, generator=generator)
+
+Small steps from the clean input: there a query passes. A random start, like the first step of APGD, is
+noise, which the score sees at once, and few such attacks found back (docs/method.md).
+`JointTextModel` is the same for attacks that change words.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +24,7 @@ from torch import Generator, Tensor, nn
 from model.attack_score import AttackScore
 from model.attacks.base import ModelFn, Objective, Target
 from model.attacks.knowledge import Knowledge
+from model.attacks.text_model import BATCH, TextModel
 from model.attacks.threat import TINY
 from model.attacks.victims import module_of, movable_of, rows_of
 from model.hashers.base import CrossModalHasher
@@ -63,15 +70,17 @@ class EmbeddingScore:
 
 @dataclass(frozen=True, eq=False)
 class JointModel:
-    """Logits (n, K) of `model_fn` and, as column K, `sharpness` * (1 - score / threshold).
+    """Logits (n, K) of `model_fn` and, as column K, `sharpness` * log(threshold / score).
 
     The last column is negative where the query is suspicious. `sharpness` brings it to the size of logits.
+    The logarithm keeps a slope where the score is many times the threshold: 1 - score / threshold is far out
+    on the relaxation's tanh there, and the attack would not find back.
     """
 
     model_fn: ModelFn
     score_fn: ModelFn
     threshold: float
-    sharpness: float = 4.0
+    sharpness: float = 1.0
 
     @property
     def module(self) -> nn.Module:
@@ -91,8 +100,35 @@ class JointModel:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits (n, K + 1)."""
-        passes = self.sharpness * (1 - self.score_fn(x) / max(self.threshold, TINY))
-        return torch.cat([self.model_fn(x), passes.unsqueeze(1)], dim=1)
+        return with_passing(self.model_fn(x), self.score_fn(x), self.threshold, self.sharpness)
+
+
+@dataclass(frozen=True, eq=False)
+class JointTextModel(TextModel):
+    """A text hasher whose logits (n, K + 1) have the column of `JointModel`, for word and typing attacks."""
+
+    score: AttackScore
+    threshold: float
+    sharpness: float = 1.0
+
+    def logits(self, texts: Sequence[str]) -> Tensor:
+        """Logits (n, K + 1), without gradient."""
+        parts = [torch.zeros(0, device=self.device)]
+        with torch.no_grad():
+            starts = range(0, len(texts), BATCH)
+            parts += [self.score.of_tokens(self.hasher, self.tokens(texts[at : at + BATCH])) for at in starts]
+        return with_passing(super().logits(texts), torch.cat(parts), self.threshold, self.sharpness)
+
+    def read(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        """Logits (n, K + 1) of embedded texts; differentiable."""
+        scores = self.score.of_embeddings(self.hasher, embeddings, mask)
+        return with_passing(super().read(embeddings, mask), scores, self.threshold, self.sharpness)
+
+
+def with_passing(logits: Tensor, scores: Tensor, threshold: float, sharpness: float) -> Tensor:
+    """Logits (n, K) with `sharpness` * log(threshold / score) as one column more: negative if suspicious."""
+    passes = sharpness * torch.log(max(threshold, TINY) / scores.clamp(min=TINY))
+    return torch.cat([logits, passes.unsqueeze(1)], dim=1)
 
 
 @dataclass(frozen=True)

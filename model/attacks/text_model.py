@@ -48,6 +48,10 @@ class TextModel:
             parts += [tower(self.tokens(texts[start : start + BATCH])) for start in starts]
         return torch.cat(parts)
 
+    def read(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        """Logits (n, K) of embedded texts (n, L, D), mask bool (n, L); differentiable."""
+        return self.hasher.text_tower().from_embeddings(embeddings, mask)
+
     def word_slopes(
         self, texts: Sequence[str], target: Target, objective: Objective, relaxation: Relaxation
     ) -> list[Tensor]:
@@ -63,7 +67,7 @@ class TextModel:
             embeddings = tower.embed(tokens).detach().requires_grad_(True)
             rows = target.rows(slice(start, start + BATCH))
             with torch.enable_grad():
-                logits = tower.from_embeddings(embeddings, tower.mask(tokens))
+                logits = self.read(embeddings, tower.mask(tokens))
                 loss = objective(relaxation(logits, 0.0), rows).sum()
                 (slope,) = torch.autograd.grad(loss, embeddings)
             found += [self._by_word(text, row) for text, row in zip(part, slope, strict=True)]

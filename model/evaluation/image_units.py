@@ -96,7 +96,7 @@ def _run(
         gallery=_gallery(stage) if method == "ranks" else None,
     )
     attacker = stage.setting.build(f"{method}:{spec.aim}", threat, effort)
-    generator, victim = stage.generator(spec), ImageModel(stage.subject.hasher)
+    generator, victim = stage.generator(spec), stage.victim(ImageModel(stage.subject.hasher))
     x = x.contiguous(memory_format=torch.channels_last)
     if spec.method == TRANSFER:
         others = [surrogate for surrogate, _ in stage.surrogates]

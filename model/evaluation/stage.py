@@ -13,14 +13,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from model.attacks.base import Attack, ModelFn, Target
 from model.attacks.knowledge import Knowledge
-from model.attacks.registry import OBJECTIVES, Effort, build_attack
+from model.attacks.registry import OBJECTIVES, Effort, build_attack, build_text_attack
 from model.attacks.subjects import Subject, with_both
+from model.attacks.text_attacks import TextAttack
 from model.attacks.text_limits import SubstitutionRule, label_words
 from model.attacks.text_model import TextModel, neighbourhood
 from model.attacks.threat import Threat
@@ -133,6 +135,18 @@ class Stage:
     def text_model(self) -> TextModel:
         """The text tower behind its tokenizer."""
         return TextModel(self.subject.hasher, self.subject.text_codec())
+
+    def victim(self, model_fn: ModelFn) -> ModelFn:
+        """What an attack sees of the model's logits: just that, unless it knows of more (score_stage.py)."""
+        return model_fn
+
+    def text_attack(self, name: str, rule: SubstitutionRule | None) -> TextAttack:
+        """The attack `name` on texts."""
+        return build_text_attack(name, rule)
+
+    def embedding_facts(self, embedded: Tensor, mask: Tensor) -> dict[str, Any]:
+        """What a unit keeps, as plain JSON, of attacked embeddings (m, L, D), which no client can send."""
+        return {}
 
     @cached_property
     def substitution(self) -> SubstitutionRule:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from model.attacks.base import Target
 from model.attacks.batches import Batching, attack_in_batches
-from model.attacks.registry import Effort, build_text_attack
+from model.attacks.registry import Effort
 from model.attacks.text_attacks import TextOutcome
 from model.attacks.threat import embedding_threat
 from model.attacks.victims import EmbeddingModel, frozen
@@ -55,7 +55,7 @@ def _changed(
 ) -> dict[str, Any]:
     """Words or typing errors: what a user can send, checked against its limits."""
     rule = stage.substitution if spec.method == "words" else None
-    attacker = build_text_attack(spec.name, rule)
+    attacker = stage.text_attack(spec.name, rule)
     generator = stage.generator(spec)
     parts: list[TextOutcome] = []
     broken: list[str] = []
@@ -96,7 +96,7 @@ def _embedded(
     effort = Effort(steps=spec.steps or None, restarts=max(spec.restarts, 1))
     outcome = attack_in_batches(
         stage.setting.build(f"apgd:{spec.aim}", threat, effort),
-        model_fn,
+        stage.victim(model_fn),
         embedded,
         target,
         generator=stage.generator(spec),
@@ -113,7 +113,10 @@ def _embedded(
         "had_gradient": True,
         "curve": outcome.best_curve.double().cpu().numpy(),
         "broken_limits": () if inside else (f"an embedding left the ball of {spec.eps} RMS",),
-        "extra": {"note": "embeddings are changed, not texts: the papers' setting; no client can send it"},
+        "extra": {
+            "note": "embeddings are changed, not texts: the papers' setting; no client can send it",
+            **stage.embedding_facts(outcome.x_adv, model_fn.mask),
+        },
     }
 
 

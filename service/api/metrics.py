@@ -6,7 +6,7 @@ application, so that two in one process (tests) do not mix.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
@@ -14,7 +14,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from service.application.app import Application
-from service.application.types import FINAL_PHASES, Job, JobKind, SearchAnswer
+from service.application.types import FINAL_PHASES, Job, JobKind, SearchAnswer, Side
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -58,6 +58,18 @@ class Metrics:
             buckets=_STAGE_BUCKETS,
             registry=self.registry,
         )
+        self._scored = Counter(
+            "hashguard_scored_queries",
+            "Queries that got an attack score.",
+            ("modality",),
+            registry=self.registry,
+        )
+        self._suspicious = Counter(
+            "hashguard_suspicious_queries",
+            "Queries whose attack score is above the threshold that benign ones exceed with this rate.",
+            ("modality", "rate"),
+            registry=self.registry,
+        )
         self._batches = Histogram(
             "hashguard_batch_size",
             "Queries or items in one batch call.",
@@ -84,11 +96,17 @@ class Metrics:
         self._access.labels(reason).inc()
 
     def searched(self, answer: SearchAnswer) -> None:
-        """Count the stages of one answered search."""
+        """Count the stages of one answered search, and what its attack score says."""
         timing = answer.timing
         stages = {"decode": timing.decode_ms, "encode": timing.encode_ms, "search": timing.search_ms}
         for stage, milliseconds in stages.items():
             self._stages.labels(stage).observe(milliseconds / 1000)
+        suspicion = answer.suspicion
+        if suspicion is None:
+            return
+        self._scored.labels(suspicion.side).inc()
+        for rate in suspicion.thresholds:  # every rate, so that a series at 0 says that scores are on
+            self._suspicious.labels(suspicion.side, f"{rate:g}").inc(rate in suspicion.exceeded())
 
     def batch(self, call: str, size: int) -> None:
         """Count the size of one batch call (`search` or `items`)."""
@@ -131,6 +149,20 @@ class _StateCollector(Collector):
         yield GaugeMetricFamily(
             "hashguard_reindex_progress_ratio", "Share of the newest reindex that is done.", _progress(jobs)
         )
+        serving = self._application.retrieval.state.current
+        yield _thresholds({} if serving is None else serving.encoder.score_thresholds or {})
+
+
+def _thresholds(sides: Mapping[Side, Mapping[float, float]]) -> Metric:
+    family = GaugeMetricFamily(
+        "hashguard_attack_score_threshold",
+        "Attack score of the served model that benign queries exceed with this rate.",
+        labels=("modality", "rate"),
+    )
+    for side, thresholds in sides.items():
+        for rate, threshold in thresholds.items():
+            family.add_metric((side, f"{rate:g}"), threshold)
+    return family
 
 
 def _progress(jobs: list[Job]) -> float:

@@ -20,12 +20,15 @@ from typing import Any, TypeAlias
 import numpy as np
 import structlog
 
+from service.application.encoding import without_scores
 from service.application.errors import InvalidInput, ServiceError, Unavailable
 from service.application.ports import CodeArray, Encoder, RgbImage
+from service.application.types import Examined, Side
 
 _GRACE_S = 0.5  # a caller waits this much beyond the deadline for the thread to say so itself
 
-Work: TypeAlias = Callable[[Sequence[Any]], CodeArray]
+Work: TypeAlias = Callable[[Sequence[Any]], Sequence[Any] | CodeArray]
+"""Inputs to one result each: the rows of an array of codes, or whatever else."""
 
 _log = structlog.get_logger(__name__)
 
@@ -51,7 +54,7 @@ class _Entry:
     value: Any
     arrived: float
     deadline: float
-    result: Future[CodeArray] = field(default_factory=Future)
+    result: Future[Any] = field(default_factory=Future)
 
 
 class ModelThread:
@@ -74,14 +77,18 @@ class ModelThread:
         return len(self._queue)
 
     def run(self, key: Hashable, work: Work, values: Sequence[Any]) -> CodeArray:
-        """Run `work` on the values, joined with others of the same key; packed codes (n, bits / 8).
+        """Packed codes (n, bits / 8) of the values; as `each`."""
+        return np.stack(self.each(key, work, values))
+
+    def each(self, key: Hashable, work: Work, values: Sequence[Any]) -> list[Any]:
+        """Run `work` on the values, joined with others of the same key; what it makes of each, in order.
 
         Long inputs go in pieces of one batch. Raises `Unavailable` (`overloaded`, `deadline`, `draining`),
         `InvalidInput` (`not_encodable`) or the `ServiceError` that `work` raises.
         """
         step = self.options.max_batch
-        parts = [self._run_part(key, work, values[i : i + step]) for i in range(0, len(values), step)]
-        return np.concatenate(parts)
+        pieces = (values[start : start + step] for start in range(0, len(values), step))
+        return [result for piece in pieces for result in self._run_part(key, work, piece)]
 
     def drain(self) -> None:
         """Refuse new inputs from now on; those that wait are still run."""
@@ -99,19 +106,18 @@ class ModelThread:
         with self._changed:
             self._refusal = why
 
-    def _run_part(self, key: Hashable, work: Work, values: Sequence[Any]) -> CodeArray:
+    def _run_part(self, key: Hashable, work: Work, values: Sequence[Any]) -> list[Any]:
         now = time.monotonic()
         deadline = now + self.options.deadline_s
         entries = [_Entry(key, work, value, now, deadline) for value in values]
         self._admit(entries)
         try:
-            rows = [
+            return [
                 entry.result.result(timeout=max(0.0, deadline - time.monotonic()) + _GRACE_S)
                 for entry in entries
             ]
         except TimeoutError as error:
             raise _too_late() from error
-        return np.stack(rows)
 
     def _admit(self, entries: Sequence[_Entry]) -> None:
         with self._changed:
@@ -166,7 +172,7 @@ class ModelThread:
 
 def _answer(entries: Sequence[_Entry]) -> None:
     try:
-        codes = entries[0].work([entry.value for entry in entries])
+        results = entries[0].work([entry.value for entry in entries])
     except Exception as error:  # noqa: BLE001 - whatever a model raises, the thread must live on
         if len(entries) == 1:
             entries[0].result.set_exception(_explained(error))
@@ -175,8 +181,8 @@ def _answer(entries: Sequence[_Entry]) -> None:
         for entry in entries:
             _answer([entry])
         return
-    for entry, code in zip(entries, codes, strict=True):
-        entry.result.set_result(code)
+    for entry, result in zip(entries, results, strict=True):
+        entry.result.set_result(result)
 
 
 def _explained(error: Exception) -> ServiceError:
@@ -206,6 +212,7 @@ class BatchingEncoder:
         self.preprocessing_digest = encoder.preprocessing_digest
         self.modalities = encoder.modalities
         self.calibration: Mapping[str, Sequence[float]] | None = encoder.calibration
+        self.score_thresholds: Mapping[Side, Mapping[float, float]] | None = encoder.score_thresholds
 
     def decode(self, data: bytes) -> RgbImage:
         """Image bytes to uint8 RGB (S, S, 3), in the calling thread, a few at a time.
@@ -227,3 +234,15 @@ class BatchingEncoder:
     def encode_texts(self, texts: Sequence[str]) -> CodeArray:
         """Texts to packed codes."""
         return self._thread.run((self.digest, "text"), self._encoder.encode_texts, texts)
+
+    def examine_images(self, images: Sequence[RgbImage]) -> list[Examined]:
+        """Decoded images to packed codes and attack scores, in one go; without a score as `encode_images`."""
+        if "image" not in (self.score_thresholds or {}):
+            return without_scores(self.encode_images(images))
+        return self._thread.each((self.digest, "image", "score"), self._encoder.examine_images, images)
+
+    def examine_texts(self, texts: Sequence[str]) -> list[Examined]:
+        """Texts to packed codes and attack scores, in one go; without a score as `encode_texts`."""
+        if "text" not in (self.score_thresholds or {}):
+            return without_scores(self.encode_texts(texts))
+        return self._thread.each((self.digest, "text", "score"), self._encoder.examine_texts, texts)

@@ -5,15 +5,16 @@ Used when items come in, when a worker re-encodes the corpus and when a generati
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from service.application.errors import InvalidInput, ServiceError, Unavailable
 from service.application.ports import BlobStore, CodeArray, Encoder, ItemVersion, NewCode
-from service.application.types import Side
+from service.application.types import Examined, Side
 
 Codes: TypeAlias = dict[Side, bytes]
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,34 @@ def encode_contents(encoder: Encoder, contents: Sequence[Content]) -> list[Codes
 
     Raises `Unavailable` when the model cannot work at all now: that is not the items' fault.
     """
-    codes: list[Codes] = [{} for _ in contents]
+    return _work(
+        encoder,
+        contents,
+        {
+            "image": lambda images: [code.tobytes() for code in encoder.encode_images(images)],
+            "text": lambda texts: [code.tobytes() for code in encoder.encode_texts(texts)],
+        },
+    )
+
+
+def examine_contents(
+    encoder: Encoder, contents: Sequence[Content]
+) -> list[dict[Side, Examined] | ServiceError]:
+    """As `encode_contents`, with attack scores where the model has them: for queries."""
+    return _work(encoder, contents, {"image": encoder.examine_images, "text": encoder.examine_texts})
+
+
+def without_scores(codes: CodeArray) -> list[Examined]:
+    """Packed codes (n, bits / 8) of inputs whose attack score nobody asked for."""
+    return [Examined(code.tobytes()) for code in codes]
+
+
+def _work(
+    encoder: Encoder,
+    contents: Sequence[Content],
+    calls: Mapping[Side, Callable[[Sequence[Any]], list[R]]],
+) -> list[dict[Side, R] | ServiceError]:
+    results: list[dict[Side, R]] = [{} for _ in contents]
     errors: dict[int, ServiceError] = {}
     images: list[tuple[int, Any]] = []
     for position, content in enumerate(contents):
@@ -41,15 +69,15 @@ def encode_contents(encoder: Encoder, contents: Sequence[Content]) -> list[Codes
                 raise
             except ServiceError as error:
                 errors[position] = error
-    _encode_side("image", encoder.encode_images, images, codes, errors)
+    _work_on("image", calls, images, results, errors)
     if "text" in encoder.modalities:
         texts = [
             (position, content.text)
             for position, content in enumerate(contents)
             if content.text is not None and position not in errors
         ]
-        _encode_side("text", encoder.encode_texts, texts, codes, errors)
-    return [errors.get(position, found) for position, found in enumerate(codes)]
+        _work_on("text", calls, texts, results, errors)
+    return [errors.get(position, found) for position, found in enumerate(results)]
 
 
 def encode_versions(
@@ -83,32 +111,32 @@ def _missing(version: ItemVersion, blobs: BlobStore) -> Content:
     )
 
 
-def _encode_side(
+def _work_on(
     side: Side,
-    encode: Callable[[Sequence[Any]], CodeArray],
+    calls: Mapping[Side, Callable[[Sequence[Any]], list[R]]],
     inputs: Sequence[tuple[int, Any]],
-    codes: list[Codes],
+    results: list[dict[Side, R]],
     errors: dict[int, ServiceError],
 ) -> None:
-    results = _each(encode, [value for _, value in inputs])
-    for (position, _), result in zip(inputs, results, strict=True):
+    made = _each(calls[side], [value for _, value in inputs])
+    for (position, _), result in zip(inputs, made, strict=True):
         if isinstance(result, ServiceError):
             errors[position] = result
         else:
-            codes[position][side] = result
+            results[position][side] = result
 
 
-def _each(encode: Callable[[Sequence[Any]], CodeArray], values: Sequence[Any]) -> list[bytes | ServiceError]:
-    """Encode together; when that fails, one by one, to know whose fault it is."""
+def _each(call: Callable[[Sequence[Any]], list[R]], values: Sequence[Any]) -> list[R | ServiceError]:
+    """All together; when that fails, one by one, to know whose fault it is."""
     if not values:
         return []
     try:
-        return [row.tobytes() for row in encode(values)]
+        return [*call(values)]
     except Unavailable:
         raise
     except Exception as error:  # noqa: BLE001 - a model may raise anything; the items after this one count
         if len(values) > 1:
-            return [result for value in values for result in _each(encode, [value])]
+            return [result for value in values for result in _each(call, [value])]
         if isinstance(error, ServiceError):
             return [error]
         return [InvalidInput(f"the model cannot encode this input: {error!r}", code="not_encodable")]

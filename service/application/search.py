@@ -14,11 +14,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.application.cursor import query_digest, read_search_cursor, write_search_cursor
-from service.application.encoding import Content, encode_contents, encode_versions
+from service.application.encoding import Content, encode_versions, examine_contents, without_scores
 from service.application.errors import InvalidInput, NotFound, ServiceError
 from service.application.ports import BlobStore, CodeRepository, ItemRepository, Neighbour, Reach
 from service.application.serving import Serving, ServingState
-from service.application.types import EncodeAnswer, Item, Query, SearchAnswer, SearchHit, Side, Timing
+from service.application.types import (
+    EncodeAnswer,
+    Item,
+    Query,
+    SearchAnswer,
+    SearchHit,
+    Side,
+    Suspicion,
+    Timing,
+)
 from service.application.validation import (
     Limits,
     check_count,
@@ -31,12 +40,23 @@ from service.application.validation import (
 
 @dataclass(frozen=True)
 class _Encoded:
-    """A query's code, the side it came from, and the milliseconds that decoding and encoding took."""
+    """A query's code, the side it came from, and the milliseconds that decoding and encoding took.
+
+    `score` is its attack score: None for stored items, which are not asked about, and without a score.
+    """
 
     code: bytes
     side: Side
     decode_ms: float
     encode_ms: float
+    score: float | None = None
+
+    def suspicion(self, serving: Serving) -> Suspicion | None:
+        """The score beside its thresholds."""
+        thresholds = serving.encoder.score_thresholds
+        if self.score is None or thresholds is None:
+            return None
+        return Suspicion(self.side, self.score, thresholds[self.side])
 
 
 @dataclass(frozen=True)
@@ -89,12 +109,12 @@ class Retrieval:
     def encode_image(self, data: bytes) -> EncodeAnswer:
         """The code of an image. Raises `InvalidInput` and `Unavailable`."""
         serving = self.state.require()
-        return _encode_answer(serving, _encode_image(serving, check_image(data, self.limits)))
+        return _encode_answer(serving, _encode_image(serving, check_image(data, self.limits), score=False))
 
     def encode_text(self, text: str) -> EncodeAnswer:
         """The code of a text. Raises `InvalidInput` and `Unavailable`."""
         serving = self.state.require()
-        return _encode_answer(serving, _encode_text(serving, check_text(text, self.limits)))
+        return _encode_answer(serving, _encode_text(serving, check_text(text, self.limits), score=False))
 
     def _encode(self, serving: Serving, query: Query) -> _Encoded:
         if query.item is not None:
@@ -125,12 +145,14 @@ class Retrieval:
         open_ = [position for position, result in enumerate(results) if result is None]
         started = time.perf_counter()
         contents = [_query_content(queries[position]) for position in open_]
-        codes = encode_contents(serving.encoder, contents)
+        examined = examine_contents(serving.encoder, contents)
         each = _since(started) / max(1, len(open_))
-        for position, found in zip(open_, codes, strict=True):
+        for position, found in zip(open_, examined, strict=True):
             side: Side = "text" if queries[position].image is None else "image"
             results[position] = (
-                found if isinstance(found, ServiceError) else _Encoded(found[side], side, 0.0, each)
+                found
+                if isinstance(found, ServiceError)
+                else _Encoded(found[side].code, side, 0.0, each, found[side].score)
             )
         return [result for result in results if result is not None]
 
@@ -170,6 +192,7 @@ class Retrieval:
             model_version=serving.model_label,
             index_generation=serving.generation.id,
             timing=timing,
+            suspicion=encoded.suspicion(serving),
         )
 
     def _page(
@@ -198,21 +221,23 @@ def _query_content(query: Query) -> Content:
     return Content("", None if image is None else lambda: image, query.text)
 
 
-def _encode_image(serving: Serving, data: bytes) -> _Encoded:
+def _encode_image(serving: Serving, data: bytes, *, score: bool = True) -> _Encoded:
     _check_side(serving, "image")
     started = time.perf_counter()
     image = serving.encoder.decode(data)
     decode_ms = _since(started)
     started = time.perf_counter()
-    code = serving.encoder.encode_images([image])[0].tobytes()
-    return _Encoded(code, "image", decode_ms, _since(started))
+    encoder = serving.encoder
+    [found] = encoder.examine_images([image]) if score else without_scores(encoder.encode_images([image]))
+    return _Encoded(found.code, "image", decode_ms, _since(started), found.score)
 
 
-def _encode_text(serving: Serving, text: str) -> _Encoded:
+def _encode_text(serving: Serving, text: str, *, score: bool = True) -> _Encoded:
     _check_side(serving, "text")
     started = time.perf_counter()
-    code = serving.encoder.encode_texts([text])[0].tobytes()
-    return _Encoded(code, "text", 0.0, _since(started))
+    encoder = serving.encoder
+    [found] = encoder.examine_texts([text]) if score else without_scores(encoder.encode_texts([text]))
+    return _Encoded(found.code, "text", 0.0, _since(started), found.score)
 
 
 def _check_side(serving: Serving, side: Side) -> None:

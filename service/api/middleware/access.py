@@ -1,7 +1,8 @@
 """One log line and one observation for each request, and the last resort when something unexpected fails.
 
 The line has method, path (without its query string), route template, status, milliseconds and bytes; where
-a key was asked for, also its public id, and why it was refused when it was. An
+a key was asked for, also its public id, and why it was refused when it was; for searches whose attack score
+is above a threshold, `suspicious` and what goes with it (service/api/searched.py). An
 exception that nobody foresaw is logged with its stack trace and answered with a 500 problem document.
 """
 
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.deps import ACCESS
 from service.api.errors import unexpected_response
 from service.api.metrics import Metrics
+from service.api.searched import SUSPICION
 
 QUIET_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 """Paths whose successes are logged at level debug: probes come every few seconds."""
@@ -63,6 +65,7 @@ class AccessMiddleware:
             "duration_ms": round(seconds * 1000, 3),
             "bytes": answer.size,
             **scope.get(ACCESS, {}),
+            **scope.get(SUSPICION, {}),
         }
         write = _log.debug if scope["path"] in QUIET_PATHS and status < 400 else _log.info
         if "refused" in line:

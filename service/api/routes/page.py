@@ -17,6 +17,7 @@ from service.api.errors import headers_of, status_of
 from service.api.routes.search import search_options
 from service.api.schemas.base import ItemId
 from service.api.schemas.search import SearchOptions, SearchResult, TextSearch
+from service.api.searched import note_searches
 from service.api.ui.reference import reference
 from service.api.ui.render import assets, page
 from service.application.errors import NotFound, ServiceError, Unauthorised
@@ -60,7 +61,7 @@ async def show(request: Request, ctx: ContextDep) -> Response:
     try:
         await admit(request, ctx, Scope.SEARCH)
         asked, query = _query(given)
-        view = await _answered(ctx, replace(view, asked=asked), query)
+        view = await _answered(request, ctx, replace(view, asked=asked), query)
     except ServiceError as error:
         return await _failed(ctx, view, error)
     if view.result is not None and view.result.next_cursor is not None:
@@ -77,7 +78,7 @@ async def show_for_image(request: Request, ctx: ContextDep) -> Response:
         upload = await read_upload(request, ("k",))
         view = replace(view, k=upload.fields.get("k", _DEFAULT_K))
         query = search_options(upload).query("text", image=required_image(upload))
-        view = await _answered(ctx, view, query)
+        view = await _answered(request, ctx, view, query)
     except ServiceError as error:
         return await _failed(ctx, view, error)
     return await _render(ctx, view)
@@ -112,9 +113,9 @@ def _query(given: dict[str, str]) -> tuple[str, Query]:
     return f"images like {item}", like.query("image", item=(item, "image"))
 
 
-async def _answered(ctx: Context, view: View, query: Query) -> View:
+async def _answered(request: Request, ctx: Context, view: View, query: Query) -> View:
     answer = await ctx.workers.run(ctx.application.retrieval.search, query)
-    ctx.metrics.searched(answer)
+    note_searches(request.scope, ctx.metrics, [answer])
     return replace(view, result=SearchResult.of(answer))
 
 

@@ -24,6 +24,7 @@ from service.api.schemas.search import (
     TextBody,
     TextSearch,
 )
+from service.api.searched import note_searches
 from service.application.errors import InvalidInput, ServiceError
 from service.application.types import Query, Scope, SearchAnswer, Side
 
@@ -69,9 +70,9 @@ async def image_to_image(request: Request, ctx: ContextDep) -> SearchResult:
     summary="Find images for a text",
     responses=_TEXT_PROBLEMS,
 )
-async def text_to_image(body: TextSearch, ctx: ContextDep) -> SearchResult:
+async def text_to_image(body: TextSearch, request: Request, ctx: ContextDep) -> SearchResult:
     """Images whose codes are nearest to the text's."""
-    return await _search(ctx, body.query("image", text=body.text))
+    return await _search(request, ctx, body.query("image", text=body.text))
 
 
 @router.post(
@@ -80,9 +81,9 @@ async def text_to_image(body: TextSearch, ctx: ContextDep) -> SearchResult:
     summary="Find texts for a text",
     responses=_TEXT_PROBLEMS,
 )
-async def text_to_text(body: TextSearch, ctx: ContextDep) -> SearchResult:
+async def text_to_text(body: TextSearch, request: Request, ctx: ContextDep) -> SearchResult:
     """Texts whose codes are nearest to the text's."""
-    return await _search(ctx, body.query("text", text=body.text))
+    return await _search(request, ctx, body.query("text", text=body.text))
 
 
 @router.post(
@@ -91,9 +92,9 @@ async def text_to_text(body: TextSearch, ctx: ContextDep) -> SearchResult:
     summary="More like an item of the corpus",
     responses=_TEXT_PROBLEMS,
 )
-async def like_item(body: ItemSearch, ctx: ContextDep) -> SearchResult:
+async def like_item(body: ItemSearch, request: Request, ctx: ContextDep) -> SearchResult:
     """Hits on the side `to` that are nearest to the side `from` of the item."""
-    return await _search(ctx, body.query(body.to, item=(body.id, body.from_)))
+    return await _search(request, ctx, body.query(body.to, item=(body.id, body.from_)))
 
 
 @router.post(
@@ -102,13 +103,13 @@ async def like_item(body: ItemSearch, ctx: ContextDep) -> SearchResult:
     summary="Many queries in one call",
     responses=_TEXT_PROBLEMS,
 )
-async def batch(body: BatchSearch, ctx: ContextDep) -> BatchResult:
+async def batch(body: BatchSearch, request: Request, ctx: ContextDep) -> BatchResult:
     """A status for each query; one that fails does not touch the others."""
     most = ctx.settings.max_batch_queries
     if len(body.queries) > most:
         raise InvalidInput(f"A batch takes at most {most} queries, this one has {len(body.queries)}.")
     ctx.metrics.batch("search", len(body.queries))
-    return await ctx.workers.run(_answer_batch, ctx, body.queries)
+    return await ctx.workers.run(_answer_batch, request, ctx, body.queries)
 
 
 @router.post(
@@ -138,7 +139,7 @@ async def encode_text(body: TextBody, ctx: ContextDep) -> Code:
 async def _by_image(request: Request, ctx: Context, to: Side) -> SearchResult:
     upload = await read_upload(request, _OPTIONS, raw=True)
     image = required_image(upload)
-    return await _search(ctx, search_options(upload).query(to, image=image))
+    return await _search(request, ctx, search_options(upload).query(to, image=image))
 
 
 def search_options(upload: Upload) -> SearchOptions:
@@ -147,21 +148,20 @@ def search_options(upload: Upload) -> SearchOptions:
     return validated(SearchOptions, values, upload.place)
 
 
-async def _search(ctx: Context, query: Query) -> SearchResult:
+async def _search(request: Request, ctx: Context, query: Query) -> SearchResult:
     answer = await ctx.workers.run(ctx.application.retrieval.search, query)
-    ctx.metrics.searched(answer)
+    note_searches(request.scope, ctx.metrics, [answer])
     return SearchResult.of(answer)
 
 
-def _answer_batch(ctx: Context, raw: Sequence[object]) -> BatchResult:
+def _answer_batch(request: Request, ctx: Context, raw: Sequence[object]) -> BatchResult:
     """Answer the queries that fit in one go; the others keep their problems in their places."""
     parsed = [_parsed(query) for query in raw]
     queries = [query for query in parsed if isinstance(query, Query)]
     found = iter(ctx.application.retrieval.search_batch(queries) if queries else ())
     answers = [query if isinstance(query, ServiceError) else next(found) for query in parsed]
-    for answer in answers:
-        if isinstance(answer, SearchAnswer):
-            ctx.metrics.searched(answer)
+    answered = [answer for answer in answers if isinstance(answer, SearchAnswer)]
+    note_searches(request.scope, ctx.metrics, answered)
     return BatchResult(results=[_entry(answer) for answer in answers])
 
 

@@ -9,9 +9,15 @@ from model.hashers.weights import to_arrays
 
 
 def save_variant(
-    subject: Subject, models: Path, name: str, *, sides: tuple[str, ...] = ("image", "text"), defence="none"
+    subject: Subject,
+    models: Path,
+    name: str,
+    *,
+    sides: tuple[str, ...] = ("image", "text"),
+    defence="none",
+    score=None,
 ) -> Path:
-    """The artefact's folder."""
+    """The artefact's folder. score: content of `score.safetensors`."""
     card = subject.card.manifest
     tensors = {key: array for key, array in to_arrays(subject.hasher).items() if key.startswith(sides)}
     parts = ArtefactParts(
@@ -25,5 +31,6 @@ def save_variant(
         defence={"name": defence},
         seed=card["seed"],
         code_version=card["code_version"],
+        score_tensors=score,
     )
     return save_artefact(models, name, parts)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -13,7 +12,7 @@ from starlette.testclient import TestClient
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tiny import TEXTS, copy_model, make_model, picture, running, settings_for
+from tiny import copy_model, fill, make_model, running, settings_for
 
 from service.api.app import create_app
 from service.wiring import build_application
@@ -53,15 +52,3 @@ def server(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Iter
     with running(folder, device="cpu") as (client, _):
         fill(client)
         yield client
-
-
-def fill(client: Any) -> None:
-    """Store the five pairs."""
-    for number, text in enumerate(TEXTS):
-        files = {
-            "image": ("x", picture(number)),
-            "text": (None, text),
-            "metadata": (None, f'{{"n": {number}}}'),
-        }
-        stored = client.put(f"/v1/items/pair-{number}", files=files)
-        assert stored.status_code == 201, stored.text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from tiny import make_model, picture, settings_for
 
 from service.api.app import allowed_hosts, create_app
 from service.api.deps import Context, context
+from service.api.schemas.admin import JobAnswer
+from service.application.building import choose_model
+from service.application.types import Job, JobKind, JobPhase, Quality, TaskQuality, Validation
 from service.settings import Settings
-from service.wiring import build_application
+from service.wiring import build_application, build_builder, open_parts
 
 
 @pytest.fixture
@@ -70,10 +74,63 @@ def test_a_reindex_with_a_second_model_and_the_way_back(own: TestClient, home: P
     assert text_search(own, text="a red ball").json()["model_version"] == "tiny/1"
 
 
+def test_an_older_generation_is_activated_by_a_job(own: TestClient, home: Path) -> None:
+    """A model that came while the service ran, a generation of it that never was live, and its way there."""
+    own.put("/v1/items/a", files={"text": (None, "a red ball")})
+    make_model(home / "models", seed=1)
+    cards = own.get("/v1/models").json()["models"]
+    assert [(card["name"], card["version"]) for card in cards] == [("tiny", "1"), ("tiny", "2")]
+    parts = open_parts(settings_for(home))
+    generation = build_builder(parts).empty(choose_model(parts.shelf, "tiny/2", None))
+    parts.close()
+    answer = own.post(f"/v1/admin/generations/{generation.id}/activate")
+    assert answer.status_code == 202, answer.text
+    job = answer.json()
+    assert answer.headers["location"] == f"/v1/admin/jobs/{job['id']}"
+    assert (job["kind"], job["generation"], job["quality_floor"]) == ("catch-up", generation.id, None)
+    busy = own.post("/v1/admin/reindex", json={"quality_floor": 0.1})
+    assert problem_of(busy, 409)["code"] == "job_running"
+    done = finished(own, answer.headers["location"])
+    assert (done["phase"], done["error"], done["done"]) == ("done", None, 1)
+    found = text_search(own, text="a red ball").json()
+    assert (found["model_version"], found["index_generation"]) == ("tiny/2", generation.id)
+    flags = [
+        (one["live"], one["predecessor"]) for one in own.get("/v1/admin/generations").json()["generations"]
+    ]
+    assert flags == [(True, False), (False, True)]
+
+
+def test_a_job_shows_what_was_validated() -> None:
+    quality = Quality("m/2", "m/1", "labels", 30, 90, (TaskQuality("image-to-text", 0.5, 0.75),), 0.1)
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    job = Job(
+        "j", JobKind.REINDEX, JobPhase.FAILED, 1, 1, None, None, "refused", "m/2", True, None, now, now, now,
+        0.1, Validation(90, 120, 64, quality),
+    )  # fmt: skip
+    shown = JobAnswer.of(job).model_dump(mode="json")
+    assert shown["validation"] == {
+        "image_count": 90,
+        "text_count": 120,
+        "canaries": 64,
+        "note": None,
+        "quality": {
+            "model": "m/2",
+            "live_model": "m/1",
+            "relevance": "labels",
+            "queries": 30,
+            "items": 90,
+            "tasks": [{"task": "image-to-text", "map": 0.5, "live_map": 0.75}],
+            "floor": 0.1,
+        },
+    }
+
+
 @pytest.mark.parametrize(
     ("body", "headers", "status"),
     [
         ({"model": "tiny/99"}, {}, 404),
+        ({"quality_floor": 1.5}, {}, 422),
+        ({"quality_floor": "high"}, {}, 422),
         ({"model": "tiny"}, {}, 422),
         ({"model": "../x/1"}, {}, 422),
         ({"model": 1}, {}, 422),

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,13 @@ from typing import Any
 import httpx
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from model.artefact import save_artefact
 from model.artefact_parts import ArtefactParts
+from model.attack_score import to_tensors
+from model.branches import BranchSizes, SemanticEncoders
 from model.data.text import TokenizerOptions, train_codec
 from model.hashers.registry import build_hasher, resolve
 from model.preprocessing import Preprocessing
@@ -33,8 +36,20 @@ BITS = 32
 TEXTS = ["two red circles", "a blue square", "three green stars on sand", "one small dog", "a yellow house"]
 
 
-def make_model(models: Path, name: str = "tiny", seed: int = 0) -> Path:
-    """Write the next version of a tiny model; its folder."""
+def score_tensors(embedding: int, benign: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
+    """Content of `score.safetensors` for a tiny model: random branches, thresholds from `benign`."""
+    sizes = BranchSizes(width=8, labels=2, image=4, text=6, embedding=embedding)
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        encoders = SemanticEncoders(sizes)
+        torch.nn.init.normal_(encoders.classifier.weight, std=2.0)
+    return to_tensors(encoders, benign)
+
+
+def make_model(
+    models: Path, name: str = "tiny", seed: int = 0, benign: Mapping[str, NDArray[np.float64]] | None = None
+) -> Path:
+    """Write the next version of a tiny model; its folder. benign: gives it an attack score (above)."""
     codec = train_codec(TEXTS * 4, TokenizerOptions(), max_length=16)
     architecture = resolve(
         {
@@ -59,6 +74,7 @@ def make_model(models: Path, name: str = "tiny", seed: int = 0) -> Path:
         seed=seed,
         code_version="test",
         calibration=dict.fromkeys(tasks, curve),
+        score_tensors=None if benign is None else score_tensors(hasher.text_tower().embedding_width, benign),
     )
     return save_artefact(models, name, parts)
 
@@ -133,3 +149,15 @@ def _address(process: subprocess.Popen[str], log: Path) -> str:
 def copy_model(folder: Path, home: Path) -> None:
     """Put a model into a home folder."""
     shutil.copytree(folder, home / "models" / folder.parent.name / folder.name)
+
+
+def fill(client: Any) -> None:
+    """Store the five pairs."""
+    for number, text in enumerate(TEXTS):
+        files = {
+            "image": ("x", picture(number)),
+            "text": (None, text),
+            "metadata": (None, f'{{"n": {number}}}'),
+        }
+        stored = client.put(f"/v1/items/pair-{number}", files=files)
+        assert stored.status_code == 201, stored.text
