@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from index.backends.clients import reference_backend
 from index.codes import check_bits
@@ -63,6 +63,19 @@ class Meta:
     format: int = FORMAT
 
 
+class Saveable(Protocol):
+    """What can be one side of a generation: an index, or anything else that writes a saved index."""
+
+    @property
+    def bits(self) -> int:
+        """Width of the codes."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the saved form into `folder`, see BinaryIndex.save."""
+        ...
+
+
 @dataclass(frozen=True)
 class Generation:
     """A generation that was loaded and checked."""
@@ -80,9 +93,7 @@ def check_id(generation_id: str) -> str:
     return generation_id
 
 
-def write_generation(
-    root: Path, generation_id: str, meta: Meta, image: BinaryIndex, text: BinaryIndex
-) -> Path:
+def write_generation(root: Path, generation_id: str, meta: Meta, image: Saveable, text: Saveable) -> Path:
     """Write a generation and return its folder, which appears all at once.
 
     `meta.counts` and `meta.files` are filled in here. Raises HashIndexError when the id is taken or the

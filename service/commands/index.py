@@ -12,12 +12,24 @@ import typer
 
 from service.application.errors import ServiceError
 from service.application.types import Generation
+from service.commands import transfer
 from service.commands.console import FAILED, JsonOption, fail, say, show_json, show_table
-from service.commands.home import adopt_model, build_index, import_folder, opened, report_import, resolved
-from service.commands.options import DeviceOption, HomeOption, settings_with
+from service.commands.home import (
+    adopt_model,
+    build_index,
+    import_folder,
+    make_live,
+    opened,
+    report_import,
+    resolved,
+)
+from service.commands.options import DeviceOption, HomeOption, KeepOption, settings_with
 from service.wiring import Parts
 
-app = typer.Typer(no_args_is_help=True, help="Index generations: build, verify, roll back.")
+app = typer.Typer(no_args_is_help=True, help="Index generations: build, verify, roll back, move.")
+app.command("export")(transfer.export)
+app.command("import")(transfer.take)
+app.command("import-codes")(transfer.import_codes)
 
 
 @app.command()
@@ -28,10 +40,11 @@ def build(
     ] = None,
     model: Annotated[str, typer.Option(help="Folder of a model, NAME/VERSION, or latest.")] = "latest",
     device: DeviceOption = None,
+    keep: KeepOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Import a corpus, encode it, build an index and make it live. Status 1 when a line did not come in."""
-    settings = settings_with(home=home, device=device)
+    settings = settings_with(home=home, device=device, keep_generations=keep)
     label = adopt_model(settings, model)
     with opened(settings) as parts:
         label = resolved(parts, label)
@@ -79,13 +92,13 @@ def rollback(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make an earlier generation live again, after checking it."""
+    """Make an earlier generation live again, after checking it and encoding what its model has not seen."""
     with opened(settings_with(home=home)) as parts:
         chosen = _chosen(parts.catalog.generations.all(), generation)
         trouble = _trouble(parts, chosen)
         if trouble:
             fail(f"generation {chosen.id} cannot be served: {trouble}")
-        parts.catalog.generations.set_live(chosen.id)
+        make_live(parts, chosen, as_json)
     if as_json:
         show_json(_row(chosen, "") | {"live": True})
     else:

@@ -10,10 +10,12 @@ import pytest
 from index_cases import CASES, REMOTE, params
 
 from index import registry
+from index.backends.ivf import IvfEngine
 from index.backends.memory import MemoryIndex
 from index.codes import hamming
 from index.core import MAX_K, Hit, SearchOptions
 from index.errors import BadCodes, BadId, BadOptions, CorruptIndex, DuplicateId
+from index.ids import IdTable, keys_of
 
 N = 10_000
 EVERY_BITS = (16, 64)
@@ -126,6 +128,43 @@ def test_filter(pair, share):
     for options in (SearchOptions(20), SearchOptions(20, max_distance=9), SearchOptions(MAX_K)):
         queries = queries_of(oracle, 2)
         assert index.search(queries, options, allow=allow) == oracle.search(queries, options, allow=allow)
+
+
+@pytest.fixture(scope="module")
+def uniform(rival):
+    """10,000 uniform random codes, one in ten a copy of another, as ready codes come: sorted, in one call."""
+    rng = np.random.default_rng(20_261_124)
+    codes = rng.integers(0, 256, (N, 8), dtype=np.uint8)
+    codes[::10] = codes[rng.permutation(N)[: N // 10]]
+    table = IdTable.from_keys([keys_of([f"u-{number:05}" for number in range(N)])])
+    index, oracle = rival.create(64), MemoryIndex(64)
+    for each in (index, oracle):
+        each.add(table, codes)
+    return index, oracle, np.concatenate([codes[::1250], rng.integers(0, 256, (8, 8), dtype=np.uint8)])
+
+
+def test_ten_thousand_random_codes_with_ties_and_filters(uniform):
+    """What an inverted file finds worst: it is exact here because it opens all lists (nprobe "all")."""
+    index, oracle, queries = uniform
+    assert index.exact
+    assert len(index) == N
+    allow = [f"u-{number:05}" for number in range(0, N, 7)]
+    for options in (SearchOptions(1), SearchOptions(100), SearchOptions(1000), SearchOptions(50, 24)):
+        for allowed in (None, allow):
+            found = index.search(queries, options, allow=allowed)
+            assert found == oracle.search(queries, options, allow=allowed)
+    for query in queries[:2]:
+        assert walk(index, query[None], 60, 3, allow) == walk(oracle, query[None], 60, 3, allow)
+
+
+def test_the_inverted_file_of_these_cases_is_one(corpus):
+    """So what the case `faiss-ivf` proves is proven of an inverted file that opens all its lists."""
+    name, options = CASES["faiss-ivf"]
+    index = registry.create(name, 64, **options)
+    index.add(*corpus(N, 64, seed=12))
+    [segment] = index._segments
+    assert isinstance(segment.engine, IvfEngine)
+    assert (len(segment.engine.centroids), segment.engine.exact) == (16, True)
 
 
 def test_filter_that_allows_nothing(pair):
