@@ -6,25 +6,29 @@ the service.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import structlog
+from numpy.typing import NDArray
 
 from index.codes import pack
 from index.core import BinaryIndex, Hit, SearchOptions
 from index.errors import CorruptIndex, EngineUnavailable, HashIndexError
 from index.registry import backend, create
-from index.store import Meta, delete_generation, load_generation, sweep, write_generation
+from index.store import Meta, delete_generation, load_generation, read_meta, sweep, write_generation
 from model.artefact import ModelCard, find_model, full_card, list_models
 from model.errors import ArtefactError, ImageError, MissingTower, ModelError
 from model.inference import Encoder
+from service.application.encoding import without_scores
 from service.application.errors import InvalidInput, NotFound, TooLarge, Unavailable, UnsupportedMedia
 from service.application.ports import CodeArray, ModelRef, Neighbour, Reach, RgbImage, SearchIndex
 from service.application.ports import Encoder as EncoderPort
-from service.application.types import Generation, Side
+from service.application.types import SIDES, Examined, Generation, Side
 
 _IMAGE_ERRORS: Mapping[str, type[InvalidInput]] = {
     "unsupported_image": UnsupportedMedia,
@@ -32,11 +36,17 @@ _IMAGE_ERRORS: Mapping[str, type[InvalidInput]] = {
     "too_many_pixels": TooLarge,
 }
 
+_log = structlog.get_logger(__name__)
+
 
 class PackedEncoder:
-    """A model's `Encoder` as the use cases know it: packed codes, errors of the service."""
+    """A model's `Encoder` as the use cases know it: packed codes, errors of the service.
 
-    def __init__(self, encoder: Encoder) -> None:
+    With `scores` its queries get attack scores on the sides that have one. A score is a by-product: when it
+    cannot be computed the query goes without.
+    """
+
+    def __init__(self, encoder: Encoder, *, scores: bool = False) -> None:
         self._encoder = encoder
         self.bits = encoder.bits
         self.model_name = encoder.model_name
@@ -45,6 +55,9 @@ class PackedEncoder:
         self.preprocessing_digest = encoder.preprocessing_digest
         self.modalities = encoder.modalities
         self.calibration: Mapping[str, Sequence[float]] | None = encoder.calibration
+        found = encoder.score_thresholds
+        thresholds: dict[Side, Mapping[float, float]] = {side: found[side] for side in SIDES if side in found}
+        self.score_thresholds = thresholds if scores else None
 
     def decode(self, data: bytes) -> RgbImage:
         """Image bytes to uint8 RGB (S, S, 3). Raises `InvalidInput` or a subclass, the model's code kept."""
@@ -59,6 +72,31 @@ class PackedEncoder:
         """Texts to packed codes (n, bits / 8)."""
         return pack(self._encoder.encode_texts(texts))
 
+    def examine_images(self, images: Sequence[RgbImage]) -> list[Examined]:
+        """Decoded images to packed codes and attack scores."""
+        examined = without_scores(self.encode_images(images))
+        return self._scored("image", examined, lambda: self._encoder.score_images(images))
+
+    def examine_texts(self, texts: Sequence[str]) -> list[Examined]:
+        """Texts to packed codes and attack scores."""
+        examined = without_scores(self.encode_texts(texts))
+        return self._scored("text", examined, lambda: self._encoder.score_texts(texts))
+
+    def _scored(
+        self, side: Side, examined: list[Examined], scores: Callable[[], NDArray[np.float64]]
+    ) -> list[Examined]:
+        if side not in (self.score_thresholds or {}):
+            return examined
+        try:
+            found = scores()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the query its answer
+            _log.error("attack_score_failed", side=side, exc_info=error)
+            return examined
+        return [
+            replace(one, score=float(score)) if np.isfinite(score) else one
+            for one, score in zip(examined, found, strict=True)
+        ]
+
 
 def jpeg_thumbnail(data: bytes, size: int) -> tuple[bytes, str]:
     """A JPEG whose longer side is at most `size`, and its media type. Raises `InvalidInput`."""
@@ -67,11 +105,15 @@ def jpeg_thumbnail(data: bytes, size: int) -> tuple[bytes, str]:
 
 
 class DiskModels:
-    """The artefacts below `models/<name>/<version>/` as a `ModelShelf`; loads to one device."""
+    """The artefacts below `models/<name>/<version>/` as a `ModelShelf`; loads to one device.
 
-    def __init__(self, folder: Path, device: str) -> None:
+    With `scores` the attack score is loaded with every model that has one.
+    """
+
+    def __init__(self, folder: Path, device: str, *, scores: bool = False) -> None:
         self._folder = folder
         self._device = device
+        self._scores = scores
 
     def refs(self) -> list[ModelRef]:
         """All readable artefacts, by name, older versions first."""
@@ -87,7 +129,8 @@ class DiskModels:
         """Verify and load an artefact. Raises `NotFound`, and `Unavailable` when it is damaged."""
         found = self._find(name, version)
         with _model_errors():
-            return PackedEncoder(Encoder.load(found.folder, self._device))
+            encoder = Encoder.load(found.folder, self._device, score=self._scores and found.has_score)
+            return PackedEncoder(encoder, scores=self._scores)
 
     def _find(self, name: str, version: str) -> ModelCard:
         try:
@@ -181,6 +224,24 @@ class DiskGenerations:
             "image": ServedIndex(found.image, shared=shared),
             "text": ServedIndex(found.text, shared=shared),
         }
+
+    def check(self, generation: Generation) -> None:
+        """Look at META.json alone. Raises `Unavailable` when it is missing, damaged or of another model."""
+        try:
+            found = read_meta(self._folder / generation.id).model_digest
+        except (HashIndexError, OSError) as error:
+            raise Unavailable(
+                f"index generation {generation.id} cannot be loaded: {error}",
+                code="generation_damaged",
+                retry_after_s=60,
+            ) from error
+        if found != generation.model_digest:
+            raise Unavailable(
+                f"index generation {generation.id} is of the model {found[:12]} on disk, wanted "
+                f"{generation.model_digest[:12]}",
+                code="generation_damaged",
+                retry_after_s=60,
+            )
 
     def delete(self, generation_id: str) -> None:
         """Remove the folder of a generation; nothing happens when it is not there."""

@@ -57,6 +57,7 @@ class Settings(BaseSettings):
     model_queue_size: Annotated[int, Field(ge=1, le=100_000)] = 256
     model_deadline_s: Seconds = 20.0
     image_decodes_at_once: Annotated[int, Field(ge=1, le=256)] = 4
+    attack_score: Literal["off", "on"] = "off"
 
     # What a client may send.
     max_body_bytes: Annotated[int, Field(ge=1024)] = 25 * _MIB
@@ -78,6 +79,7 @@ class Settings(BaseSettings):
     canary_interval_s: Seconds = 10.0
     canary_max_age_s: Seconds = 30.0
     keep_generations: Annotated[int, Field(ge=1, le=100)] = 3
+    quality_floor: Annotated[float, Field(ge=0, le=1)] | None = None
     reindex_batch_size: Annotated[int, Field(ge=1, le=4096)] = 64
     reindex_skips_broken_items: bool = False
     worker_heartbeat_s: Seconds = 2.0

@@ -6,17 +6,14 @@ Importing this module loads torch and Faiss.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
+from functools import partial
 
-import service
 from service.adapters import DiskGenerations, DiskModels, jpeg_thumbnail
+from service.application.acceptance import Acceptance
 from service.application.app import Application
 from service.application.batching import BatchingOptions, ModelThread
 from service.application.building import Builder, choose_model
@@ -26,12 +23,15 @@ from service.application.health import Health
 from service.application.images import Thumbnails
 from service.application.ingest import Items
 from service.application.jobs import JobRunner
+from service.application.life_cycle_ports import Launcher
 from service.application.manifest_import import Importer
 from service.application.models import Models
-from service.application.ports import BlobStore, Encoder, GenerationStore, Launcher, ModelShelf, SearchIndex
-from service.application.reindex import Reindexing, ReindexOptions
+from service.application.ports import BlobStore, Encoder, GenerationStore, ModelShelf, SearchIndex
+from service.application.quality import QualityCheck
+from service.application.reindex import Reindexing, ReindexOptions, end_abandoned
 from service.application.search import Retrieval
 from service.application.serving import ServingState
+from service.application.standby import StandbyKeeper
 from service.application.ticker import Ticker
 from service.application.types import Generation, Job, JobKind
 from service.application.validation import Limits
@@ -39,7 +39,9 @@ from service.application.writing import Writer
 from service.catalog.blobs import FsspecBlobs
 from service.catalog.catalog import SqlCatalog
 from service.catalog_wiring import build_catalog, build_keyring, utc_now
+from service.scoring import packed_map
 from service.settings import Settings
+from service.worker_processes import open_log, worker_is_dead, worker_launcher
 
 _WATCH_S = 1.0
 _LAST_USE_S = 60.0
@@ -60,29 +62,14 @@ class Parts:
         self.catalog.close()
 
 
-@dataclass(frozen=True)
-class ProcessWorker:
-    """A reindex worker in a process of its own."""
-
-    process: subprocess.Popen[bytes]
-
-    def poll(self) -> int | None:
-        """Exit status, None while it runs."""
-        return self.process.poll()
-
-    def terminate(self) -> None:
-        """Ask it to stop at the next batch; a worker that does not within its time is killed."""
-        self.process.terminate()
-        try:
-            self.process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-
 def build_blobs(settings: Settings) -> FsspecBlobs:
     """The blob store."""
     return FsspecBlobs(settings.blob_store_url())
+
+
+def build_shelf(settings: Settings) -> DiskModels:
+    """The models of the home folder, with attack scores when they are on."""
+    return DiskModels(settings.models_folder, settings.device, scores=settings.attack_score == "on")
 
 
 def build_generations(settings: Settings) -> DiskGenerations:
@@ -97,7 +84,7 @@ def build_index(settings: Settings, bits: int) -> SearchIndex:
 
 def load_encoder(settings: Settings, model: str) -> Encoder:
     """Load "latest" or "name/version" of the home's models. Raises `NotFound`, `Unavailable`."""
-    shelf = DiskModels(settings.models_folder, settings.device)
+    shelf = build_shelf(settings)
     chosen = choose_model(shelf, model, None)
     return shelf.load(chosen.name, chosen.version)
 
@@ -108,7 +95,7 @@ def open_parts(settings: Settings, shelf: ModelShelf | None = None) -> Parts:
         settings,
         build_catalog(settings),
         build_blobs(settings),
-        shelf or DiskModels(settings.models_folder, settings.device),
+        shelf or build_shelf(settings),
         build_generations(settings),
     )
 
@@ -126,6 +113,11 @@ def build_builder(parts: Parts) -> Builder:
         blobs=parts.blobs,
         shelf=parts.shelf,
         store=parts.store,
+        acceptance=Acceptance(
+            parts.catalog.generations,
+            parts.store,
+            QualityCheck(parts.catalog.codes, parts.catalog.items, packed_map),
+        ),
         clock=utc_now,
         batch_size=parts.settings.reindex_batch_size,
         skip_broken=parts.settings.reindex_skips_broken_items,
@@ -141,6 +133,7 @@ def build_runner(parts: Parts) -> JobRunner:
         builder=build_builder(parts),
         heartbeat_s=parts.settings.worker_heartbeat_s,
         keep_generations=parts.settings.keep_generations,
+        quality_floor=parts.settings.quality_floor,
     )
 
 
@@ -175,20 +168,39 @@ def ensure_generation(parts: Parts, model: str = "latest") -> Generation | None:
 def rebuild(parts: Parts, model: str, watch: Callable[[Job], None] | None = None) -> Job:
     """Reindex in this process, without a service, and make the result live; the finished job.
 
-    `watch` sees the job about twice a second. Raises `Conflict` while another reindex runs.
+    `watch` sees the job about twice a second. Raises `Conflict` while another job runs.
     """
-    settings = parts.settings
+    end_abandoned(parts.catalog.jobs, _options(parts.settings))
+    job, _ = parts.catalog.jobs.create(JobKind.REINDEX, model, True, None, timedelta(0))
+    return _run_here(parts, job, watch)
+
+
+def roll_back(parts: Parts, generation: Generation, watch: Callable[[Job], None] | None = None) -> Job | None:
+    """Make a kept generation live without a service; the catch-up job that did so, if one was needed.
+
+    The predecessor and the live one need none. Raises `Unavailable` when such a one is damaged, `Conflict`
+    while another job runs.
+    """
+    if generation.live or generation.predecessor:
+        parts.store.load(generation)
+        parts.catalog.generations.set_live(generation.id)
+        return None
     jobs = parts.catalog.jobs
-    silence = timedelta(seconds=settings.worker_timeout_s)
-    jobs.fail_silent(silence, f"the worker has not been heard of for {silence.total_seconds():g} s")
-    job, _ = jobs.create(JobKind.REINDEX, model, True, None, timedelta(0))
-    stop = threading.Event()
+    end_abandoned(jobs, _options(parts.settings))
+    label = f"{generation.model_name}/{generation.model_version}"
+    job, _ = jobs.create(JobKind.CATCH_UP, label, True, None, timedelta(0), generation.id)
+    return _run_here(parts, job, watch)
+
+
+def _run_here(parts: Parts, job: Job, watch: Callable[[Job], None] | None) -> Job:
+    """Run a job in this process, as a worker would: with its log locked, so that a crash is seen at once."""
     watcher = Ticker("watch", 0.5, lambda: _show(parts, job.id, watch))
-    watcher.start()
-    try:
-        return build_runner(parts).run(job.id, stop)
-    finally:
-        watcher.stop()
+    with open_log(parts.settings.logs_folder, job.id):
+        watcher.start()
+        try:
+            return build_runner(parts).run(job.id, threading.Event())
+        finally:
+            watcher.stop()
 
 
 def build_application(
@@ -213,10 +225,9 @@ def build_application(
         launch or worker_launcher(settings),
         state,
         follower,
-        ReindexOptions(
-            timedelta(seconds=settings.worker_timeout_s), timedelta(hours=settings.idempotency_hours)
-        ),
+        _options(settings),
     )
+    standby = StandbyKeeper(state, parts.catalog.generations, loader, catch_up)
     keyring = build_keyring(parts.catalog)
     health = Health(state, parts.catalog.items, settings.canary_max_age_s)
     return Application(
@@ -232,6 +243,7 @@ def build_application(
         thread=thread,
         tickers=(
             Ticker("follower", settings.follower_poll_s, follower.tick),
+            Ticker("standby", settings.follower_poll_s, standby.tick),
             Ticker("canary", settings.canary_interval_s, health.probe),
             Ticker("jobs", _WATCH_S, reindexing.watch),
             Ticker("keys", _LAST_USE_S, keyring.flush),
@@ -240,29 +252,12 @@ def build_application(
     )
 
 
-def worker_launcher(settings: Settings) -> Launcher:
-    """Starts `python -m service.worker` with these settings; its output goes to the logs folder."""
-
-    def launch(job_id: str) -> ProcessWorker:
-        environment = settings.child_environment()
-        root = str(Path(service.__file__).parent.parent)
-        path = [root, *filter(None, [environment.get("PYTHONPATH")])]
-        environment["PYTHONPATH"] = os.pathsep.join(path)
-        settings.logs_folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "service.worker", job_id]
-        with (settings.logs_folder / f"reindex-{job_id}.log").open("ab") as log:
-            return ProcessWorker(
-                subprocess.Popen(  # noqa: S603 - this very program and the id of a job
-                    command,
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,  # Ctrl-C ends the service, which then ends its workers
-                )
-            )
-
-    return launch
+def _options(settings: Settings) -> ReindexOptions:
+    return ReindexOptions(
+        timedelta(seconds=settings.worker_timeout_s),
+        partial(worker_is_dead, settings.logs_folder),
+        timedelta(hours=settings.idempotency_hours),
+    )
 
 
 def _items(parts: Parts, state: ServingState) -> Items:

@@ -9,28 +9,30 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
 
+from service.application.acceptance import Acceptance, BuildFailed, Sample, refusal
 from service.application.encoding import encode_versions
 from service.application.errors import NotFound, ServiceError
+from service.application.life_cycle_ports import GenerationRepository
 from service.application.ports import (
     BlobStore,
     Clock,
     CodeArray,
     CodeRepository,
     Encoder,
-    GenerationRepository,
     GenerationStore,
     ModelRef,
     ModelShelf,
-    Reach,
     SearchIndex,
 )
-from service.application.types import SIDES, Generation, JobPhase, Side
+from service.application.quality import sample_ids
+from service.application.serving import check_pairing
+from service.application.types import SIDES, Generation, JobPhase, Side, Validation
 
 _PASSES = 5
 _SAMPLE = 32
@@ -39,21 +41,16 @@ _NAMED = 5
 _log = structlog.get_logger(__name__)
 
 
-class BuildFailed(ServiceError):
-    """A generation that cannot be built or does not hold what it should."""
-
-    code = "build_failed"
-
-
 @dataclass(frozen=True)
 class Progress:
-    """Where a build stands; `rate` in items per second, `eta_s` in seconds."""
+    """Where a build stands; `rate` in items per second, `eta_s` in seconds, `validation` once it is done."""
 
     phase: JobPhase
     done: int
     total: int
     rate: float | None = None
     eta_s: float | None = None
+    validation: Validation | None = None
 
 
 Report = Callable[[Progress], None]
@@ -94,28 +91,41 @@ class Builder:
     blobs: BlobStore
     shelf: ModelShelf
     store: GenerationStore
+    acceptance: Acceptance
     clock: Clock
     batch_size: int
     skip_broken: bool
 
-    def build(self, name: str, version: str, report: Report) -> Generation:
+    def build(self, name: str, version: str, report: Report, floor: float | None = None) -> Generation:
         """Encode what lacks a code, build, write and check a generation; it is not live yet.
 
-        Raises `BuildFailed` when an item cannot be encoded (unless `skip_broken`) or when what was written
-        does not hold what it should, `NotFound` for an unknown model, and what `report` raises.
+        Raises `BuildFailed` when an item cannot be encoded (unless `skip_broken`), when what was written
+        does not hold what it should, or when its mAP is lower than the live one's by more than `floor`;
+        `NotFound` for an unknown model, and what `report` raises.
         """
         encoder = self.shelf.load(name, version)
         snapshot = self._encode(encoder, report)
         report(Progress(JobPhase.BUILDING, 0, 0))
-        generation, samples = self._write(encoder, snapshot)
-        report(Progress(JobPhase.VALIDATING, 0, 0))
+        generation, sample = self._write(encoder, snapshot)
         try:
-            self._validate(generation, samples)
-        except ServiceError:
+            self._accept(generation, sample, floor, report)
+        except BaseException:
             self.store.delete(generation.id)
             raise
         self.generations.add(generation)
         return generation
+
+    def catch_up(self, generation: Generation, report: Report) -> None:
+        """Encode what a kept generation's model has not seen, so that it can be served at once.
+
+        Its index follows when it is loaded, from the log of changes. Raises as `build` does, and
+        `Unavailable` when the generation or its model is damaged or another one.
+        """
+        encoder = self.shelf.load(generation.model_name, generation.model_version)
+        check_pairing(generation, encoder)
+        self._encode(encoder, report)
+        report(Progress(JobPhase.VALIDATING, 0, 0))
+        self.store.load(generation)
 
     def discard(self, generation_id: str) -> None:
         """Remove a generation that is not live. Raises `Conflict` when it is."""
@@ -130,12 +140,14 @@ class Builder:
         return generation
 
     def prune(self, keep: int) -> list[str]:
-        """Remove all but the `keep` newest generations and the live one, and what only they needed.
+        """Remove all but the `keep` newest generations, the live one and its predecessor.
 
-        Returns the ids that were removed.
+        What only they needed goes with them. With `keep` 1 the predecessor is not spared. Returns the ids
+        that were removed.
         """
         everything = self.generations.all()
-        kept = everything[:keep] + [one for one in everything[keep:] if one.live]
+        spared = [one for one in everything[keep:] if one.live or (one.predecessor and keep > 1)]
+        kept = everything[:keep] + spared
         removed = [one.id for one in everything if one not in kept]
         for generation_id in removed:
             self.discard(generation_id)
@@ -143,6 +155,14 @@ class Builder:
             digests = {one.model_digest for one in kept}
             self.codes.trim(digests, min(one.snapshot_seq for one in kept))
         return removed
+
+    def _accept(self, generation: Generation, sample: Sample, floor: float | None, report: Report) -> None:
+        """Check a generation and report what was found. Raises `BuildFailed`."""
+        report(Progress(JobPhase.VALIDATING, 0, 0))
+        validation = self.acceptance.examine(generation, sample, floor)
+        report(Progress(JobPhase.VALIDATING, 0, 0, validation=validation))
+        if (reason := refusal(validation)) is not None:
+            raise BuildFailed(reason, code="quality_floor")
 
     def _encode(self, encoder: Encoder, report: Report) -> int:
         """Encode until (almost) nothing lacks a code; the sequence number of the snapshot."""
@@ -175,32 +195,22 @@ class Builder:
             meter.count(len(versions))
         return done
 
-    def _write(self, encoder: Encoder, snapshot: int) -> tuple[Generation, dict[Side, CodeArray]]:
-        """The generation that was written, and a sample of its codes on each side."""
+    def _write(self, encoder: Encoder, snapshot: int) -> tuple[Generation, Sample]:
+        """The generation that was written, and a sample of it."""
         indexes: dict[Side, SearchIndex] = {}
         samples: dict[Side, CodeArray] = {}
+        asked: list[str] = []
         for side in SIDES:
             indexes[side] = self.store.new_index(encoder.bits)
             ids, codes = self.codes.all(encoder.digest, side, encoder.bits)
             if ids:
                 indexes[side].add(ids, codes)
             samples[side] = codes[:: max(1, len(ids) // _SAMPLE)].copy()
+            asked = asked or sample_ids(ids)
         counts: dict[Side, int] = {side: len(index) for side, index in indexes.items()}
         generation = _generation(_ref(encoder), snapshot, counts, self.clock())
         self.store.write(generation, indexes)
-        return generation, samples
-
-    def _validate(self, generation: Generation, samples: Mapping[Side, CodeArray]) -> None:
-        """Read back what was written (digests, counts) and find a sample of codes at distance 0."""
-        loaded = self.store.load(generation)
-        for side, index in loaded.items():
-            wanted = generation.image_count if side == "image" else generation.text_count
-            if len(index) != wanted:
-                raise BuildFailed(f"the {side} index should hold {wanted} codes, it holds {len(index)}")
-            for code in samples[side]:
-                nearest = index.search(code.tobytes(), Reach(k=1))
-                if not nearest or nearest[0].distance:
-                    raise BuildFailed(f"the {side} index does not find a code that it holds: {nearest}")
+        return generation, Sample(samples, asked, encoder.modalities)
 
 
 def choose_model(shelf: ModelShelf, wanted: str, live_name: str | None) -> ModelRef:

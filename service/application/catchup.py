@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import structlog
 
 from service.application.encoding import Codes, encode_versions, lacks_codes
-from service.application.ports import BlobStore, CodeRepository, ItemVersion
+from service.application.ports import BlobStore, CodeRepository, Encoder, ItemVersion
 from service.application.serving import Serving
 
 _PAGE = 512
@@ -39,15 +39,25 @@ class CatchUp:
             present = self.codes.versions(ids, serving.encoder.digest)
             found: dict[str, Codes] = {item_id: {} for item_id in ids}
             found.update((item_id, dict(version.codes)) for item_id, version in present.items())
-            self._encode_missing(serving, list(present.values()), found)
+            self._encode_missing(serving.encoder, list(present.values()), found)
             serving.apply(found)
             after = changes[-1][0]
         return after
 
+    def prepare(self, encoder: Encoder, after: int) -> None:
+        """Encode what changed beyond `after` and lacks a code of this model; no index is touched.
+
+        Done before a lock is taken, so that `replay` finds little to encode while it is held. Raises
+        `Unavailable`.
+        """
+        while changes := self.codes.changes(after, _PAGE):
+            ids = list(dict.fromkeys(item_id for _, item_id in changes))
+            self._encode_missing(encoder, list(self.codes.versions(ids, encoder.digest).values()), {})
+            after = changes[-1][0]
+
     def _encode_missing(
-        self, serving: Serving, versions: Sequence[ItemVersion], found: dict[str, Codes]
+        self, encoder: Encoder, versions: Sequence[ItemVersion], found: dict[str, Codes]
     ) -> None:
-        encoder = serving.encoder
         lacking = [version for version in versions if lacks_codes(version, encoder.modalities)]
         if not lacking:
             return
@@ -56,4 +66,4 @@ class CatchUp:
             _log.error("item_not_encodable", item=item_id, code=error.code, detail=error.detail)
         self.codes.add(encoder.digest, new)
         for code in new:
-            found[code.id][code.side] = code.code
+            found.setdefault(code.id, {})[code.side] = code.code

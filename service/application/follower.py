@@ -2,7 +2,8 @@
 
 The alias is the truth, whoever moved it: this process, a reindex worker, or another replica. A generation
 is loaded beside the one that is served, brought up to date without a lock, then once more under the write
-lock, where almost nothing is left to do, and swapped in.
+lock, where almost nothing is left to do, and swapped in. The predecessor stands by in memory, brought up
+to date by every write (see `standby.py`): there is nothing to load then.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import structlog
 from service.application.batching import BatchingEncoder, ModelThread
 from service.application.canary import ask_canary
 from service.application.catchup import CatchUp
-from service.application.errors import ServiceError, Unavailable
-from service.application.ports import Encoder, GenerationRepository, GenerationStore, ModelShelf
-from service.application.serving import Serving, ServingState
+from service.application.errors import ServiceError
+from service.application.life_cycle_ports import GenerationRepository
+from service.application.ports import Encoder, GenerationStore, ModelShelf
+from service.application.serving import Serving, ServingState, check_pairing
 from service.application.types import Generation
 
 _RETRY_S = 5.0  # a generation that cannot be loaded is tried again after this
@@ -45,7 +47,7 @@ class Loader:
             encoder = at_hand
         else:
             loaded = self.shelf.load(generation.model_name, generation.model_version)
-            _check_same(generation, loaded)
+            check_pairing(generation, loaded)
             encoder = BatchingEncoder(loaded, self.thread)
         serving = Serving(encoder, self.store.load(generation), generation)
         ask_canary(serving)
@@ -84,9 +86,9 @@ class Follower:
                     self._state.advance(self._catch_up.replay(current, self._state.applied))
 
     def switch(self, generation: Generation, commit: Callable[[], None]) -> None:
-        """Load a generation and serve it; `commit` moves the alias just before the swap.
+        """Serve a generation, loaded unless it stands by; `commit` moves the alias just before the swap.
 
-        Raises `Unavailable` when it cannot be loaded; the alias was not moved then.
+        Raises `Unavailable` when it cannot be served; the alias was not moved then.
         """
         with self._turn:
             self._switch(generation, commit)
@@ -103,20 +105,34 @@ class Follower:
         try:
             self._switch(live, lambda: None)
         except ServiceError as error:
+            _log.error("generation_not_loaded", generation=live.id, detail=error.detail)
+            if self._state.current is None:
+                self._fall_back()
             self._failed = (live.id, now + _RETRY_S, error.detail)
             self._state.explain(f"generation {live.id} cannot be served: {error.detail}")
-            _log.error("generation_not_loaded", generation=live.id, detail=error.detail)
+
+    def _fall_back(self) -> None:
+        """Serve the predecessor after a start at which the live one cannot be: it misses no write."""
+        try:
+            predecessor = self._generations.predecessor()
+            if predecessor is not None:
+                self._switch(predecessor, lambda: None)
+        except ServiceError as error:
+            _log.error("predecessor_not_loaded", detail=error.detail)
 
     def _switch(self, generation: Generation, commit: Callable[[], None]) -> None:
         started = time.monotonic()
         current = self._state.current
-        serving = self._loader.load(generation, None if current is None else current.encoder)
-        applied = self._catch_up.replay(serving, generation.snapshot_seq)
+        serving, applied = self._ready(generation, current)
         with self._state.write_lock:
+            if serving is self._state.standby:
+                applied = self._state.standby_applied
             applied = self._catch_up.replay(serving, applied)
             commit()
-            self._state.swap(serving, applied)
+            self._state.swap(serving, applied, keep=self._stays())
         self._failed = None
+        if serving.unscored and (current is None or current.encoder is not serving.encoder):
+            _log.warning("attack_score_missing", model=serving.model_label, sides=serving.unscored)
         _log.info(
             "generation_served",
             generation=generation.id,
@@ -124,14 +140,25 @@ class Follower:
             seconds=round(time.monotonic() - started, 3),
         )
 
+    def _stays(self) -> bool:
+        """Whether what was served until now is the predecessor now; without an answer it is loaded anew."""
+        former = self._state.current
+        try:
+            predecessor = self._generations.predecessor()
+        except ServiceError as error:
+            _log.warning("predecessor_unknown", detail=error.detail)
+            return False
+        return former is not None and predecessor is not None and former.generation.id == predecessor.id
 
-def _check_same(generation: Generation, encoder: Encoder) -> None:
-    wanted = (generation.model_digest, generation.preprocessing_digest, generation.bits)
-    got = (encoder.digest, encoder.preprocessing_digest, encoder.bits)
-    if wanted != got:
-        raise Unavailable(
-            f"generation {generation.id} was built with {generation.model_name}/{generation.model_version} "
-            f"(digest, preprocessing, bits) {wanted}, the model on disk is {got}: reindex",
-            code="model_mismatch",
-            retry_after_s=60,
-        )
+    def _ready(self, generation: Generation, current: Serving | None) -> tuple[Serving, int]:
+        """The generation in memory, and up to which change it is brought up to date.
+
+        The standby's index changes under the write lock only: here nothing but codes is made ready for it.
+        """
+        standby, applied = self._state.standby, self._state.standby_applied
+        if standby is not None and standby.generation.id == generation.id:
+            self._loader.store.check(generation)
+            self._catch_up.prepare(standby.encoder, applied)
+            return standby, applied
+        serving = self._loader.load(generation, None if current is None else current.encoder)
+        return serving, self._catch_up.replay(serving, generation.snapshot_seq)

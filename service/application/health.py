@@ -72,6 +72,9 @@ class Health:
         ok = not reasons
         if serving is not None and self._state.reason:
             reasons.append(self._state.reason)
+        if serving is not None and serving.unscored:
+            sides = " and ".join(f"{side}s" for side in serving.unscored)
+            reasons.append(f"the attack score is on, and {serving.model_label} has none for {sides}")
         return Readiness(
             ok=ok,
             reasons=tuple(reasons),

@@ -83,18 +83,15 @@ class Items:
     def delete(self, item_id: str) -> None:
         """Delete an item, its codes of every model, and its blob when nobody else has it.
 
-        It is gone from the served index when this returns, and from any other kept generation when that
-        is loaded: the log of changes says so. Raises `NotFound`.
+        It is gone from the served index and the predecessor's when this returns, and from any other kept
+        generation when that is loaded: the log of changes says so. Raises `NotFound`.
         """
         check_id(item_id)
         with self.state.write_lock:
             seq = self.repository.delete(item_id)
             if seq is None:
                 raise NotFound(f"there is no item {item_id!r}")
-            serving = self.state.current
-            if serving is not None:
-                serving.apply({item_id: {}})
-                self.state.note(seq, seq)
+            self.state.apply(seq, seq, lambda _digest: {item_id: {}})
         self.collect_blobs()
 
     def page(self, cursor: str | None, limit: int) -> ItemPage:

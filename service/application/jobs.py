@@ -1,4 +1,4 @@
-"""Runs one reindex job, in whatever process it was given to, and keeps its row in the catalog.
+"""Runs one job, a reindex or a catch-up, in whatever process it was given to, and keeps its row.
 
 A thread beats the job's heart while the work goes on, so that a process that dies is noticed by silence,
 and hears there whether somebody asked to stop; the work looks at that between batches.
@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 import structlog
 
-from service.application.building import Builder, Progress, choose_model
+from service.application.building import Builder, Progress, Report, choose_model
 from service.application.errors import NotFound, ServiceError
-from service.application.ports import GenerationRepository, JobRepository, ModelShelf
+from service.application.life_cycle_ports import GenerationRepository, JobRepository
+from service.application.ports import ModelShelf
 from service.application.ticker import Ticker
-from service.application.types import Job, JobPhase
+from service.application.types import Generation, Job, JobKind, JobPhase
 
 _REPORT_EVERY_S = 0.5  # each report is a write to the disk
 
@@ -29,7 +30,7 @@ class _StoppedError(Exception):
 
 @dataclass(frozen=True)
 class JobRunner:
-    """Runs reindex jobs."""
+    """Runs jobs; `quality_floor` is for those whose request names none."""
 
     jobs: JobRepository
     generations: GenerationRepository
@@ -37,6 +38,7 @@ class JobRunner:
     builder: Builder
     heartbeat_s: float
     keep_generations: int
+    quality_floor: float | None = None
 
     def run(self, job_id: str, stop: threading.Event) -> Job:
         """Run a queued job to its end; `stop` asks it to stop. What goes wrong stands on the job.
@@ -51,14 +53,14 @@ class JobRunner:
         try:
             self._work(job, stop)
         except _StoppedError:
-            self.jobs.advance(job_id, phase=JobPhase.CANCELLED, eta_s=None)
+            self.jobs.end(job_id, JobPhase.CANCELLED)
         except KeyboardInterrupt:
-            self.jobs.advance(job_id, phase=JobPhase.CANCELLED, eta_s=None)
+            self.jobs.end(job_id, JobPhase.CANCELLED)
             raise
         except Exception as error:  # noqa: BLE001 - a job that fails says so, whatever it was
             detail = error.detail if isinstance(error, ServiceError) else f"{type(error).__name__}: {error}"
             _log.exception("job_failed", job=job_id)
-            self.jobs.advance(job_id, phase=JobPhase.FAILED, error=detail, eta_s=None)
+            self.jobs.end(job_id, JobPhase.FAILED, detail)
         finally:
             heart.stop()
         return self.jobs.get(job_id) or job
@@ -68,19 +70,39 @@ class JobRunner:
             stop.set()
 
     def _work(self, job: Job, stop: threading.Event) -> None:
-        live = self.generations.live()
-        model = choose_model(self.shelf, job.model or "latest", live.model_name if live else None)
         self._beat(job.id, stop)
         reporter = _Reporter(self.jobs, job.id, stop)
-        generation = self.builder.build(model.name, model.version, reporter)
+        if job.kind is JobKind.CATCH_UP:
+            self._catch_up(job, stop, reporter)
+        else:
+            self._reindex(job, stop, reporter)
+        self.jobs.advance(job.id, phase=JobPhase.DONE, eta_s=None)
+
+    def _reindex(self, job: Job, stop: threading.Event, report: Report) -> None:
+        live = self.generations.live()
+        model = choose_model(self.shelf, job.model or "latest", live.model_name if live else None)
+        self.jobs.advance(job.id, model=model.label)  # what "latest" was, whatever comes later
+        floor = self.quality_floor if job.quality_floor is None else job.quality_floor
+        generation = self.builder.build(model.name, model.version, report, floor)
         if stop.is_set() or not self._hand_over(job, generation.id):
             self.builder.discard(generation.id)
             raise _StoppedError
         try:
             self.builder.prune(self.keep_generations)
-        except ServiceError as error:  # the next reindex prunes again
-            _log.warning("not_pruned", detail=error.detail)
-        self.jobs.advance(job.id, phase=JobPhase.DONE, eta_s=None)
+        except (ServiceError, OSError) as error:  # the next reindex prunes again
+            _log.warning("not_pruned", error=repr(error))
+
+    def _catch_up(self, job: Job, stop: threading.Event, report: Report) -> None:
+        generation = self._kept(job)
+        self.builder.catch_up(generation, report)
+        if stop.is_set() or not self.jobs.swap(job.id, generation.id):
+            raise _StoppedError
+
+    def _kept(self, job: Job) -> Generation:
+        found = self.generations.get(job.generation_id or "")
+        if found is None:
+            raise NotFound(f"the generation {job.generation_id} is not kept any more")
+        return found
 
     def _hand_over(self, job: Job, generation_id: str) -> bool:
         """Name the generation on the job and make it live if asked; False when the job is final."""
@@ -107,6 +129,8 @@ class _Reporter:
         if progress.phase == self._phase and now < self._due and not last:
             return
         changes: dict[str, object] = {"eta_s": progress.eta_s}
+        if progress.validation is not None:
+            changes["validation"] = progress.validation
         if progress.phase is not self._phase:
             changes["phase"] = progress.phase
         if progress.phase is JobPhase.ENCODING:

@@ -6,14 +6,14 @@ Codes travel packed: uint8 arrays of shape (n, bits / 8), bit order owned by `in
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.application.types import Filter, Generation, Item, Job, JobKind, Side
+from service.application.types import Examined, Filter, Generation, Item, Side
 
 CodeArray: TypeAlias = NDArray[np.uint8]
 RgbImage: TypeAlias = NDArray[np.uint8]
@@ -58,6 +58,11 @@ class Encoder(Protocol):
         """Task ("image-to-text", ...) -> probability of relevance at distance 0..bits; None without."""
         ...
 
+    @property
+    def score_thresholds(self) -> Mapping[Side, Mapping[float, float]] | None:
+        """Of the sides with an attack score, as in `Suspicion.thresholds`; None when scores are off."""
+        ...
+
     def decode(self, data: bytes) -> RgbImage:
         """Image bytes to uint8 RGB (S, S, 3); `InvalidInput` when they are no usable image."""
         ...
@@ -68,6 +73,14 @@ class Encoder(Protocol):
 
     def encode_texts(self, texts: Sequence[str]) -> CodeArray:
         """Texts to packed codes (n, bits / 8)."""
+        ...
+
+    def examine_images(self, images: Sequence[RgbImage]) -> list[Examined]:
+        """The same codes, each with its attack score where there is one."""
+        ...
+
+    def examine_texts(self, texts: Sequence[str]) -> list[Examined]:
+        """The same codes, each with its attack score where there is one."""
         ...
 
 
@@ -172,6 +185,10 @@ class GenerationStore(Protocol):
         """Load both indexes; `Unavailable` when missing, damaged or of another model."""
         ...
 
+    def check(self, generation: Generation) -> None:
+        """`Unavailable` when the generation is not there or of another model; reads no codes."""
+        ...
+
     def delete(self, generation_id: str) -> None:
         """Remove the folder of a generation; nothing happens when it is not there."""
         ...
@@ -195,11 +212,15 @@ class BlobStore(Protocol):
 
 @dataclass(frozen=True)
 class ItemRecord:
-    """An item as it goes into the catalog, with its codes (one packed row per side that was encoded)."""
+    """An item as it goes into the catalog, with its codes (one packed row per side that was encoded).
+
+    `others` holds its codes by other models, by their digests.
+    """
 
     item: Item
     codes: Mapping[Side, bytes]
     model_digest: str
+    others: Mapping[str, Mapping[Side, bytes]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -300,95 +321,6 @@ class CodeRepository(Protocol):
 
     def trim(self, keep_digests: Iterable[str], keep_changes_after: int) -> None:
         """Drop the codes of all other models and the changes up to `keep_changes_after`."""
-        ...
-
-
-class GenerationRepository(Protocol):
-    """Index generations and the alias `live`."""
-
-    def add(self, generation: Generation) -> None:
-        """Record a generation."""
-        ...
-
-    def get(self, generation_id: str) -> Generation | None:
-        """One generation, or None."""
-        ...
-
-    def all(self) -> list[Generation]:
-        """All generations, newest first."""
-        ...
-
-    def live(self) -> Generation | None:
-        """The generation that the alias names, or None."""
-        ...
-
-    def set_live(self, generation_id: str) -> None:
-        """Move the alias; `NotFound` when there is no such generation."""
-        ...
-
-    def remove(self, generation_id: str) -> None:
-        """Forget a generation; `Conflict` when it is live."""
-        ...
-
-
-class JobRepository(Protocol):
-    """Persistent jobs, one active of each kind at a time."""
-
-    def create(
-        self, kind: JobKind, model: str, activate: bool, key: str | None, keep_key: timedelta
-    ) -> tuple[Job, bool]:
-        """A new job and True, or the job that the idempotency key made before and False.
-
-        Raises `Conflict` when one of the kind is active, or when the key was used for something else.
-        """
-        ...
-
-    def get(self, job_id: str) -> Job | None:
-        """One job, or None."""
-        ...
-
-    def recent(self, limit: int) -> list[Job]:
-        """Jobs, newest first."""
-        ...
-
-    def advance(self, job_id: str, **changes: object) -> bool:
-        """Change an active job and beat its heart; False (nothing changed) when it is final already."""
-        ...
-
-    def swap(self, job_id: str, generation_id: str) -> bool:
-        """Move the alias on behalf of an active job, in one transaction; False when the job is final."""
-        ...
-
-    def beat(self, job_id: str) -> bool:
-        """Record that the worker is alive; True when the job was asked to stop or is final."""
-        ...
-
-    def request_cancel(self, job_id: str) -> Job | None:
-        """Ask an active job to stop; the job as it is now, or None when unknown."""
-        ...
-
-    def fail_silent(self, silent_for: timedelta, reason: str) -> list[str]:
-        """Fail the active jobs whose worker has not been heard of for so long; their ids."""
-        ...
-
-
-class Worker(Protocol):
-    """A started worker process."""
-
-    def poll(self) -> int | None:
-        """Exit status, None while it runs."""
-        ...
-
-    def terminate(self) -> None:
-        """Ask it to stop at the next batch."""
-        ...
-
-
-class Launcher(Protocol):
-    """Starts worker processes."""
-
-    def __call__(self, job_id: str) -> Worker:
-        """Start a worker for the job."""
         ...
 
 

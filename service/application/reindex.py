@@ -16,23 +16,42 @@ import structlog
 from service.application.building import choose_model
 from service.application.errors import InvalidInput, NotFound
 from service.application.follower import Follower
-from service.application.ports import GenerationRepository, JobRepository, Launcher, ModelShelf, Worker
+from service.application.life_cycle_ports import (
+    GenerationRepository,
+    JobRepository,
+    Launcher,
+    Worker,
+    WorkerWatch,
+)
+from service.application.ports import ModelShelf
 from service.application.serving import ServingState
 from service.application.types import Generation, Job, JobKind, JobPhase
 
 _MAX_JOBS = 1000
 _MAX_KEY = 200
-_STOP_S = 10.0
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class ReindexOptions:
-    """How long a worker may be silent, and how long an idempotency key counts."""
+    """How long a worker may be silent, who knows better, and how long an idempotency key counts."""
 
     worker_timeout: timedelta
+    is_dead: WorkerWatch
     keep_key: timedelta
+
+
+def end_abandoned(jobs: JobRepository, options: ReindexOptions) -> None:
+    """End the jobs whose worker is known to be dead, or has not been heard of for too long."""
+    reason = "the worker process died before the job was done"
+    for job_id in jobs.active():
+        if options.is_dead(job_id) and jobs.end(job_id, JobPhase.FAILED, reason) is JobPhase.FAILED:
+            _log.error("worker_dead", job=job_id)
+    silence = options.worker_timeout
+    reason = f"the worker has not been heard of for {silence.total_seconds():g} s"
+    for job_id in jobs.fail_silent(silence, reason):
+        _log.error("worker_silent", job=job_id)
 
 
 class Reindexing:
@@ -58,12 +77,18 @@ class Reindexing:
         self._workers: dict[str, Worker] = {}
         self._lock = threading.Lock()
 
-    def start(self, model: str, activate: bool, idempotency_key: str | None) -> Job:
+    def start(
+        self, model: str, activate: bool, idempotency_key: str | None, quality_floor: float | None = None
+    ) -> Job:
         """Start a reindex with "latest" or "name/version"; the active model builds a new generation too.
 
-        Raises `NotFound` (model), `InvalidInput` (key), `Conflict` while one runs or when the key was used
-        for another request. The same key and request give the same job, whatever has become of it.
+        `quality_floor`: how much lower than the live model's an mAP may be, 0 to 1; None for the service's
+        own. Raises `NotFound` (model), `InvalidInput` (key, floor), `Conflict` while one runs or when the
+        key was used for another request. The same key and request give the same job, whatever has become
+        of it.
         """
+        if quality_floor is not None and not 0 <= quality_floor <= 1:
+            raise InvalidInput(f"a quality floor is 0 to 1, got {quality_floor}", code="bad_quality_floor")
         if idempotency_key is not None and not 1 <= len(idempotency_key) <= _MAX_KEY:
             raise InvalidInput(
                 f"an Idempotency-Key has 1 to {_MAX_KEY} characters", code="bad_idempotency_key"
@@ -71,17 +96,12 @@ class Reindexing:
         live = self._generations.live()
         choose_model(self._shelf, model, live.model_name if live else None)
         self.watch()
+        keep_key = self._options.keep_key
         job, new = self._jobs.create(
-            JobKind.REINDEX, model, activate, idempotency_key, self._options.keep_key
+            JobKind.REINDEX, model, activate, idempotency_key, keep_key, None, quality_floor
         )
         if new:
-            try:
-                worker = self._launch(job.id)
-            except OSError as error:
-                self._jobs.advance(job.id, phase=JobPhase.FAILED, error=f"no worker could start: {error}")
-            else:
-                with self._lock:
-                    self._workers[job.id] = worker
+            self._start_worker(job.id)
         return self.job(job.id)
 
     def job(self, job_id: str) -> Job:
@@ -105,21 +125,25 @@ class Reindexing:
         """The kept generations, newest first."""
         return self._generations.all()
 
-    def activate(self, generation_id: str) -> Generation:
-        """Serve a kept generation; when this returns it is served and holds all that was written since.
+    def activate(self, generation_id: str) -> Generation | Job:
+        """Serve a kept generation that holds all that was written since.
 
-        What was written after its snapshot is encoded with its model on the way. Raises `NotFound`, and
-        `Unavailable` when it cannot be loaded: the alias stays where it was then.
+        The predecessor is served when this returns: its model has encoded every write. An older generation,
+        or one that never was live, lacks codes: a job encodes them first and then serves it. Raises
+        `NotFound`, `Conflict` while another job runs that an older one would need to wait for, and
+        `Unavailable` when the generation cannot be loaded: the alias stays where it was then.
         """
         generation = self._generations.get(generation_id)
         if generation is None:
             raise NotFound(
                 f"there is no index generation {generation_id[:80]!r}", code="generation_not_found"
             )
+        if not generation.live and not generation.predecessor:
+            return self._catch_up(generation)
         current = self._state.current
         if current is None or current.generation.id != generation_id or not generation.live:
             self._follower.switch(generation, lambda: self._generations.set_live(generation_id))
-        return replace(generation, live=True)
+        return replace(generation, live=True, predecessor=False)
 
     def watch(self) -> None:
         """Fail the jobs whose worker has died; called again and again while the service runs."""
@@ -132,14 +156,11 @@ class Reindexing:
             running = list(self._workers)
         for job_id, code in ended.items():
             reason = f"the worker process ended with status {code} before the job was done"
-            if self._jobs.advance(job_id, phase=JobPhase.FAILED, error=reason):
+            if self._jobs.end(job_id, JobPhase.FAILED, reason) is not None:
                 _log.error("worker_died", job=job_id, status=code)
         for job_id in running:
             self._vouch(job_id)
-        silence = self._options.worker_timeout
-        reason = f"the worker has not been heard of for {silence.total_seconds():g} s"
-        for job_id in self._jobs.fail_silent(silence, reason):
-            _log.error("worker_silent", job=job_id)
+        end_abandoned(self._jobs, self._options)
 
     def close(self) -> None:
         """Stop the workers that this process started."""
@@ -147,6 +168,22 @@ class Reindexing:
             workers, self._workers = self._workers, {}
         for worker in workers.values():
             worker.terminate()
+
+    def _catch_up(self, generation: Generation) -> Job:
+        self.watch()
+        label = f"{generation.model_name}/{generation.model_version}"
+        job, _ = self._jobs.create(JobKind.CATCH_UP, label, True, None, self._options.keep_key, generation.id)
+        self._start_worker(job.id)
+        return self.job(job.id)
+
+    def _start_worker(self, job_id: str) -> None:
+        try:
+            worker = self._launch(job_id)
+        except OSError as error:
+            self._jobs.end(job_id, JobPhase.FAILED, f"no worker could start: {error}")
+        else:
+            with self._lock:
+                self._workers[job_id] = worker
 
     def _vouch(self, job_id: str) -> None:
         """Beat the heart of a job whose process lives but has not begun: loading libraries takes a while."""

@@ -102,6 +102,30 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class Examined:
+    """What a model makes of one query: its packed code, and its attack score where the model has one."""
+
+    code: bytes
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """The attack score of a query, at least 0; `thresholds` maps a false positive rate to a score.
+
+    Of benign queries at most that share scores above the threshold, as calibrated on held-out data.
+    """
+
+    side: Side
+    score: float
+    thresholds: Mapping[float, float]
+
+    def exceeded(self) -> list[float]:
+        """The rates whose threshold the score is above, strictest first; empty for an unsuspicious query."""
+        return sorted(rate for rate, threshold in self.thresholds.items() if self.score > threshold)
+
+
+@dataclass(frozen=True)
 class SearchAnswer:
     """The page of hits of one search and what produced it."""
 
@@ -111,7 +135,12 @@ class SearchAnswer:
     model_version: str
     index_generation: str
     timing: Timing
-    attack_score: float | None = None
+    suspicion: Suspicion | None = None
+
+    @property
+    def attack_score(self) -> float | None:
+        """The query's attack score; None without one."""
+        return None if self.suspicion is None else self.suspicion.score
 
 
 @dataclass(frozen=True)
@@ -146,6 +175,7 @@ class JobKind(StrEnum):
 
     IMPORT = "import"
     REINDEX = "reindex"
+    CATCH_UP = "catch-up"
 
 
 class JobPhase(StrEnum):
@@ -165,8 +195,51 @@ FINAL_PHASES = frozenset({JobPhase.DONE, JobPhase.FAILED, JobPhase.CANCELLED})
 
 
 @dataclass(frozen=True)
+class TaskQuality:
+    """mAP (0 to 1) of a new model and of the live one on the same pairs, in one direction of search."""
+
+    task: str
+    map: float
+    live_map: float
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A new model beside the live one on pairs of the corpus.
+
+    `relevance` says what counts as a hit: an item that shares a label ("labels") or the item's own other
+    half ("pairs"). `floor` is how much lower than the live one's an mAP may be; None when nothing was asked.
+    """
+
+    model: str
+    live_model: str
+    relevance: Literal["labels", "pairs"]
+    queries: int
+    items: int
+    tasks: tuple[TaskQuality, ...]
+    floor: float | None
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What was checked before a generation could be served: codes counted, canaries found, quality measured.
+
+    `note` says why there is no `quality`.
+    """
+
+    image_count: int
+    text_count: int
+    canaries: int
+    quality: Quality | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
 class Job:
-    """A persistent job; `rate` in items per second, `eta_s` in seconds, both None while unknown."""
+    """A persistent job; `rate` in items per second, `eta_s` in seconds, both None while unknown.
+
+    `quality_floor` is what the request asked for, None for the service's own.
+    """
 
     id: str
     kind: JobKind
@@ -182,11 +255,16 @@ class Job:
     created: datetime
     started: datetime | None
     finished: datetime | None
+    quality_floor: float | None = None
+    validation: Validation | None = None
 
 
 @dataclass(frozen=True)
 class Generation:
-    """An index generation: one model version x one snapshot of the catalog."""
+    """An index generation: one model version x one snapshot of the catalog.
+
+    The `predecessor` was live before the live one; writes are encoded for both, so it can be served at once.
+    """
 
     id: str
     model_name: str
@@ -199,6 +277,7 @@ class Generation:
     text_count: int
     created: datetime
     live: bool
+    predecessor: bool = False
 
 
 class Scope(StrEnum):

@@ -3,6 +3,9 @@
 The encoder works before the transaction. A blob is stored before it too, and looked at again inside,
 under the catalog's write lock: whoever removes orphaned blobs holds that same lock (see
 `ItemRepository.collect_blobs`), so an item never refers to a blob that has just gone.
+
+While a predecessor stands by, its model encodes every item as well and its codes go into the same
+transaction: a roll-back finds nothing missing.
 """
 
 from __future__ import annotations
@@ -10,18 +13,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+
+import structlog
 
 from service.application.encoding import Codes, Content, encode_contents
 from service.application.errors import ServiceError, Unavailable
 from service.application.images import media_type
 from service.application.ports import BlobStore, Clock, Encoder, ItemRecord, ItemRepository, Written
 from service.application.serving import Serving, ServingState
-from service.application.types import Item, ItemDraft
+from service.application.types import Item, ItemDraft, Side
 
 _ATTEMPTS = 5
 _BLOB_THREADS = 8
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,18 @@ class Batch:
     records: tuple[ItemRecord, ...]
     images: Mapping[str, bytes]
     failures: tuple[ServiceError | None, ...]
+
+    def codes_of(self, model_digest: str) -> dict[str, Mapping[Side, bytes]] | None:
+        """The codes of a model by item id, None when it has not encoded the batch."""
+        found: dict[str, Mapping[Side, bytes]] = {}
+        for record in self.records:
+            if model_digest == record.model_digest:
+                found[record.item.id] = record.codes
+            elif model_digest in record.others:
+                found[record.item.id] = record.others[model_digest]
+            else:
+                return None
+        return found
 
 
 @dataclass(frozen=True)
@@ -49,11 +68,25 @@ class Writer:
         """
         for _ in range(_ATTEMPTS):
             serving = self.state.require()
-            batch = encode_drafts(serving.encoder, drafts, self.clock())
+            batch = self._for_standby(encode_drafts(serving.encoder, drafts, self.clock()), drafts, serving)
             written = self._commit(batch, serving)
             if written is not None:
                 return _merge(batch, written)
         raise Unavailable("the model was changed again and again while the items were encoded")
+
+    def _for_standby(self, batch: Batch, drafts: Sequence[ItemDraft], serving: Serving) -> Batch:
+        """The batch with the codes of the standby's model, when that is another one and can work now.
+
+        When it cannot, the items lack its codes until the standby is brought up to date (`standby.py`).
+        """
+        standby = self.state.standby
+        if standby is None or standby.encoder.digest == serving.encoder.digest or not batch.records:
+            return batch
+        try:
+            return add_codes(standby.encoder, batch, drafts)
+        except Unavailable as error:
+            _log.warning("standby_not_encoded", model=standby.model_label, detail=error.detail)
+            return batch
 
     def _commit(self, batch: Batch, serving: Serving) -> Written | None:
         """Commit and apply; None when another model is served by now and the codes are of no use."""
@@ -61,12 +94,10 @@ class Writer:
             return Written((), (), 0, 0)
         store_blobs(self.blobs, batch)
         with self.state.write_lock:
-            served = self.state.require()
-            if served.encoder.digest != serving.encoder.digest:
+            if batch.codes_of(self.state.require().encoder.digest) is None:
                 return None
             written = self.repository.put(batch.records, lambda: store_blobs(self.blobs, batch))
-            served.apply({record.item.id: record.codes for record in batch.records})
-            self.state.note(written.first_seq, written.last_seq)
+            self.state.apply(written.first_seq, written.last_seq, batch.codes_of)
         return written
 
 
@@ -87,6 +118,21 @@ def encode_drafts(encoder: Encoder, drafts: Sequence[ItemDraft], now: datetime) 
         if draft.image is not None and record.item.image_digest is not None:
             images[record.item.image_digest] = draft.image
     return Batch(tuple(records), images, tuple(failures))
+
+
+def add_codes(encoder: Encoder, batch: Batch, drafts: Sequence[ItemDraft]) -> Batch:
+    """The batch with the codes of another model beside its own; what that cannot encode has none of it.
+
+    Raises `Unavailable`.
+    """
+    good = [draft for draft, failure in zip(drafts, batch.failures, strict=True) if failure is None]
+    records = []
+    for record, found in zip(batch.records, encode_contents(encoder, [*map(_content, good)]), strict=True):
+        if isinstance(found, ServiceError):
+            _log.warning("standby_lacks_item", item=record.item.id, code=found.code, detail=found.detail)
+        codes = {} if isinstance(found, ServiceError) else found
+        records.append(replace(record, others={**record.others, encoder.digest: codes}))
+    return replace(batch, records=tuple(records))
 
 
 def store_blobs(blobs: BlobStore, batch: Batch) -> None:

@@ -16,6 +16,7 @@ from service.application.types import SIDES, Side
 from service.catalog.database import Database, chunks, read_counter
 from service.catalog.tables import SEQ_COUNTER, ChangeRow, CodeRow, ItemRow
 
+_PAGE = 16384  # rows that are Python objects at a time
 _CONTENT = {"image": ItemRow.image_digest, "text": ItemRow.text}
 
 
@@ -84,16 +85,23 @@ class SqlCodes:
             .where(CodeRow.model_digest == model_digest, CodeRow.side == side)
             .order_by(CodeRow.item_id)
         )
+        ids: list[str] = []
+        packed: list[bytes] = []
         with self._database.read() as connection:
-            rows = connection.execute(query).all()
-        packed = np.frombuffer(b"".join(row.code for row in rows), dtype=np.uint8)
-        return [row.item_id for row in rows], packed.reshape(len(rows), bits // 8)
+            for page in connection.execution_options(yield_per=_PAGE).execute(query).partitions():
+                ids.extend(row.item_id for row in page)
+                packed.append(b"".join(row.code for row in page))
+        return ids, np.frombuffer(b"".join(packed), dtype=np.uint8).reshape(len(ids), bits // 8)
 
     def trim(self, keep_digests: Iterable[str], keep_changes_after: int) -> None:
         """Drop the codes of all other models and the changes up to `keep_changes_after`."""
         with self._database.write() as connection:
             connection.execute(delete(CodeRow).where(CodeRow.model_digest.not_in(list(keep_digests))))
-            connection.execute(delete(ChangeRow).where(ChangeRow.seq <= keep_changes_after))
+            newest = connection.execute(select(func.max(ChangeRow.seq))).scalar()
+            gone = delete(ChangeRow)
+            if newest is not None and newest > keep_changes_after:  # all at once needs no visit to each row
+                gone = gone.where(ChangeRow.seq <= keep_changes_after)
+            connection.execute(gone)
 
 
 def _replace(connection: Connection, model_digest: str, side: Side, codes: Sequence[NewCode]) -> None:

@@ -36,6 +36,8 @@ _COLUMNS = (
     ItemRow.created,
     ItemRow.updated,
 )
+# Made once: every search asks it, and SQLAlchemy takes longer to build and match it than SQLite to answer.
+_BY_ID = select(*_COLUMNS).where(ItemRow.id.in_(bindparam("ids", expanding=True)))
 
 
 class SqlItems:
@@ -95,7 +97,7 @@ class SqlItems:
         found: dict[str, Item] = {}
         with self._database.read() as connection:
             for chunk in chunks(list(ids)):
-                rows = connection.execute(select(*_COLUMNS).where(ItemRow.id.in_(chunk)))
+                rows = connection.execute(_BY_ID, {"ids": list(chunk)})
                 found.update((row.id, _item(row)) for row in rows)
         return found
 
@@ -185,13 +187,14 @@ def _write_parts(connection: Connection, records: Sequence[ItemRecord], first_se
     codes = [
         {
             "item_id": record.item.id,
-            "model_digest": record.model_digest,
+            "model_digest": digest,
             "side": side,
             "seq": first_seq + offset,
             "code": code,
         }
         for offset, record in enumerate(records)
-        for side, code in record.codes.items()
+        for digest, sides in ({**record.others, record.model_digest: record.codes}).items()
+        for side, code in sides.items()
     ]
     changes = [{"seq": first_seq + i, "item_id": record.item.id} for i, record in enumerate(records)]
     for table, rows in ((MetadataRow, metadata), (CodeRow, codes), (ChangeRow, changes)):

@@ -160,7 +160,7 @@ class GenerationRow(Base):
 
 
 class AliasRow(Base):
-    """Names that point at a generation; `live` is the only one for now."""
+    """Names that point at a generation: `live`, and `predecessor` for what was live before it."""
 
     __tablename__ = "aliases"
 
@@ -185,6 +185,8 @@ class JobRow(Base):
     activate: Mapped[bool]
     cancel: Mapped[bool]
     generation_id: Mapped[str | None] = mapped_column(by_bytes(80))
+    quality_floor: Mapped[float | None] = mapped_column(Float(53))
+    validation: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     created: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
     started: Mapped[datetime | None] = mapped_column(UtcDateTime)
     finished: Mapped[datetime | None] = mapped_column(UtcDateTime)

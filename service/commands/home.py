@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from model.artefact import ModelCard, read_card, verify
+from model.artefact import ModelCard, carry_robustness, read_card, verify
 from model.errors import ArtefactError
 from service.api.logs import configure_logs
 from service.application.building import choose_model
 from service.application.manifest_import import ImportReport
-from service.application.types import Job, JobPhase
+from service.application.types import Generation, Job, JobPhase
 from service.commands.console import fail, note, progress_bar
 from service.settings import Settings
-from service.wiring import Parts, build_importer, open_parts, rebuild
+from service.wiring import Parts, build_importer, open_parts, rebuild, roll_back
 
 MANIFEST = "manifest.json"
 
@@ -36,7 +36,8 @@ def adopt_model(settings: Settings, model: str) -> str:
     """Make sure that the home has the model; its label `name/version`.
 
     `model` is the folder of an artefact, which is verified and copied in, or the label of one that is
-    there already, or `latest`, which is given back as it is.
+    there already, or `latest`, which is given back as it is. What was recorded of a model's evaluation in
+    the folder comes along, also into a copy that is there and has no record of its own.
 
     Raises:
         ArtefactError: the folder holds no sound artefact, or one that differs from the home's of that name.
@@ -50,6 +51,7 @@ def adopt_model(settings: Settings, model: str) -> str:
     place = settings.models_folder / card.name / card.version
     if place.is_dir():
         _check_same(card, place)
+        carry_robustness(folder, place)
     else:
         _copy_in(folder, place)
     return f"{card.name}/{card.version}"
@@ -71,6 +73,7 @@ def _copy_in(folder: Path, place: Path) -> None:
     partial = place.with_name(f".{uuid.uuid4().hex}")
     try:
         shutil.copytree(folder, partial)
+        verify(partial)  # somebody may have recorded an evaluation there while it was copied
         partial.replace(place)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -94,6 +97,16 @@ def build_index(parts: Parts, model: str, quiet: bool = False) -> Job:
     if job.phase is not JobPhase.DONE:
         fail(f"the index was not built, the job {job.phase.value}: {job.error or 'no reason given'}")
     return job
+
+
+def make_live(parts: Parts, generation: Generation, quiet: bool = False) -> None:
+    """Make a kept generation live, brought up to date first; ends the command on failure."""
+    with progress_bar("catching up", None, quiet) as bar:
+        job = roll_back(
+            parts, generation, lambda seen: bar.at(seen.done, seen.total or None, seen.phase.value)
+        )
+    if job is not None and job.phase is not JobPhase.DONE:
+        fail(f"generation {generation.id} is not live, the job {job.phase.value}: {job.error or 'no reason'}")
 
 
 def resolved(parts: Parts, model: str) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from model.artefact import scan_models, verify
+from model.errors import ArtefactError
+from service.application.serving import unscored_sides
 from service.commands.home import opened
 from service.settings import Settings
 
@@ -55,9 +57,28 @@ def blobs(settings: Settings) -> str:
     return f"{len(digests)} images read"
 
 
+def attack_score(settings: Settings) -> str:
+    """The live model gives the attack scores that are asked for, on every side that it reads."""
+    if settings.attack_score == "off":
+        return "off"
+    if not settings.home.is_dir():
+        return "on; no model yet"
+    with opened(settings) as parts:
+        live = parts.catalog.generations.live()
+        if live is None:
+            return "on; no live generation yet"
+        encoder = parts.shelf.load(live.model_name, live.model_version)
+    label = f"{live.model_name}/{live.model_version}"
+    missing = " and ".join(f"{side}s" for side in unscored_sides(encoder))
+    if missing:
+        raise ArtefactError(f"wanted an attack score for {missing}, {label} has none: queries go without")
+    return f"on, from {label}"
+
+
 CHECKS: Mapping[str, Callable[[Settings], str]] = {
     "catalog": catalog,
     "models": models,
+    "attack score": attack_score,
     "generations": generations,
     "blobs": blobs,
 }

@@ -17,6 +17,14 @@ HomeOption = Annotated[
     typer.Option("--home", help="Home folder of the service (HASHGUARD_HOME).", show_default=False),
 ]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.", show_default=False)]
+KeepOption = Annotated[
+    int | None,
+    typer.Option(
+        "--keep",
+        help="Index generations to keep (HASHGUARD_KEEP_GENERATIONS); 1 keeps nothing to roll back to.",
+        show_default=False,
+    ),
+]
 KeyOption = Annotated[
     str | None,
     typer.Option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
@@ -15,13 +16,20 @@ from service.commands.options import KeyFileOption, KeyOption, key_headers
 POLL_S = 0.5
 """Seconds between two looks at the job."""
 
+MANIFEST = "manifest.json"
 FINAL = frozenset({"done", "failed", "cancelled"})
 
 
 def reindex(
     url: Annotated[str, typer.Option(help="Address of the service.")] = "http://127.0.0.1:8000",
-    model: Annotated[str, typer.Option(help="latest, or NAME/VERSION.")] = "latest",
+    model: Annotated[
+        str, typer.Option(help="latest, NAME/VERSION, or the folder that `train` has printed.")
+    ] = "latest",
     activate: Annotated[bool, typer.Option(help="Serve the new index when it is done.")] = True,
+    quality_floor: Annotated[
+        float | None,
+        typer.Option(help="Refuse a model whose mAP is lower than the live one's by more, 0 to 1."),
+    ] = None,
     wait: Annotated[bool, typer.Option(help="Wait for the end; the status is 1 when it failed.")] = True,
     key: KeyOption = None,
     key_file: KeyFileOption = None,
@@ -29,7 +37,7 @@ def reindex(
 ) -> None:
     """Rebuild the index of a running service, with the same or another model."""
     with httpx.Client(base_url=url, timeout=30.0, headers=key_headers(key, key_file)) as client:
-        body = {"model": model, "activate": activate}
+        body = {"model": _label(model), "activate": activate, "quality_floor": quality_floor}
         once = {"Idempotency-Key": uuid.uuid4().hex}
         job = _call(client, "POST", "/v1/admin/reindex", json=body, headers=once)
         if wait:
@@ -42,6 +50,12 @@ def reindex(
         say(f"job {job['id']} is {job['phase']}")
     if wait and job["phase"] != "done":
         fail(f"the job {job['phase']}: {job['error'] or 'no reason given'}")
+
+
+def _label(model: str) -> str:
+    """`NAME/VERSION` of a model's folder; what is no folder of one is given back as it is."""
+    folder = Path(model)
+    return f"{folder.parent.name}/{folder.name}" if (folder / MANIFEST).is_file() else model
 
 
 def _follow(client: httpx.Client, job: dict[str, Any], quiet: bool) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from service.api.logs import configure_logs
 from service.catalog_wiring import build_catalog, build_keys
 from service.commands.console import fail, note
 from service.commands.home import adopt_model, build_index, opened, resolved
-from service.commands.options import DeviceOption, HomeOption, settings_with
+from service.commands.options import DeviceOption, HomeOption, KeepOption, settings_with
 from service.main import bind
 from service.main import serve as run_server
 from service.settings import Settings
@@ -31,6 +31,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default=False)] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 picks a free one.", show_default=False)] = None,
     device: DeviceOption = None,
+    keep: KeepOption = None,
     allow_unauthenticated: Annotated[
         bool | None,
         typer.Option("--allow-unauthenticated", help="Ask nobody for a key, also beyond this machine."),
@@ -38,7 +39,12 @@ def serve(
 ) -> None:
     """Serve a home folder over HTTP until SIGTERM or Ctrl-C."""
     settings = settings_with(
-        home=home, host=host, port=port, device=device, allow_unauthenticated=allow_unauthenticated
+        home=home,
+        host=host,
+        port=port,
+        device=device,
+        keep_generations=keep,
+        allow_unauthenticated=allow_unauthenticated,
     )
     bound = listen(settings)
     if model is not None:

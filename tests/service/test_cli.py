@@ -229,6 +229,29 @@ def test_an_index_is_built_verified_rolled_back_and_damage_is_found(
     assert "is not here" in json.dumps(json.loads(run("index", "verify", "--home", home, "--json")[1]))
 
 
+def test_how_many_generations_are_kept_and_an_older_one_whose_model_is_damaged(
+    run: Run, tmp_path: Path, model_folder: Path, corpus: Path
+) -> None:
+    home = tmp_path / "home"
+    build = ("index", "build", "--home", home)
+    assert run(*build, "--data", corpus, "--model", model_folder)[0] == 0
+    make_model(home / "models", seed=1)
+    assert run(*build)[0] == run(*build)[0] == 0
+    oldest = json.loads(run("index", "verify", "--home", home, "--json")[1])["generations"][-1]
+    assert oldest["model"] == "tiny/1"
+    weights = home / "models" / "tiny" / "1" / "model.safetensors"
+    sound = weights.read_bytes()
+    weights.write_bytes(b"rotten")
+    status, _, err = run("index", "rollback", oldest["id"], "--home", home)
+    assert (status, f"generation {oldest['id']} is not live, the job failed" in err) == (1, True), err
+    weights.write_bytes(sound)
+    assert run("index", "rollback", oldest["id"], "--home", home)[0] == 0
+    assert run(*build, "--keep", "1")[0] == 0
+    kept = json.loads(run("index", "verify", "--home", home, "--json")[1])["generations"]
+    assert [one["live"] for one in kept] == [True]
+    assert "greater than or equal to 1" in run(*build, "--keep", "0")[2]
+
+
 def test_a_generation_that_is_not_what_the_catalog_says_is_found(
     tmp_path: Path, model_folder: Path, run: Run
 ) -> None:
@@ -439,6 +462,7 @@ class Answers:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: httpx.Response | Exception) -> None:
         self.answers = list(answers)
+        self.asked: list[httpx.Request] = []
         client = httpx.Client
         transport = httpx.MockTransport(self.handle)
         monkeypatch.setattr(
@@ -447,6 +471,7 @@ class Answers:
         monkeypatch.setattr(reindex_command, "POLL_S", 0.0)
 
     def handle(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(request)
         answer = self.answers.pop(0)
         if isinstance(answer, BaseException):
             raise answer
@@ -492,6 +517,17 @@ def test_a_reindex_is_watched_to_its_end_or_not_at_all(run: Run, monkeypatch: py
     monkeypatch.undo()
     Answers(monkeypatch, job("queued"))
     assert run("reindex", "--no-wait")[:2] == (0, "job j is queued\n")
+
+
+def test_a_model_is_named_by_its_folder_and_may_be_told_how_good_it_must_be(
+    run: Run, monkeypatch: pytest.MonkeyPatch, model_folder: Path
+) -> None:
+    for model, label in ((model_folder, "tiny/1"), ("tiny/7", "tiny/7"), ("latest", "latest")):
+        service = Answers(monkeypatch, job("done", generation="g1"))
+        assert run("reindex", "--model", model, "--quality-floor", "0.02")[0] == 0
+        body = {"model": label, "activate": True, "quality_floor": 0.02}
+        assert json.loads(service.asked[0].content) == body
+        monkeypatch.undo()
 
 
 def test_watching_can_be_given_up_and_the_job_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

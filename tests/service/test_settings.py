@@ -60,6 +60,7 @@ def test_secrets_may_come_from_files_and_are_not_shown(tmp_path):
         {"drain_s": 0},
         {"no_such_setting": 1},
         {"log_level": "loud"},
+        {"attack_score": "maybe"},
         {"catalog_url": "x", "catalog_url_file": "y"},
         {"worker_timeout_s": 3, "worker_heartbeat_s": 2},
         {"authentication": "maybe"},

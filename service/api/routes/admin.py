@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from service.api.bodies import StrictJsonRoute, query_fields
 from service.api.deps import ContextDep, needs
@@ -18,7 +18,7 @@ from service.api.schemas.admin import (
     JobsAnswer,
     ReindexBody,
 )
-from service.application.types import Scope
+from service.application.types import Generation, Scope
 
 router = APIRouter(
     prefix="/v1/admin",
@@ -52,7 +52,8 @@ async def reindex(
     ] = None,
 ) -> JobAnswer:
     """Encodes the corpus with a model into a new generation; with `activate` it is served when it is done."""
-    job = await ctx.workers.run(ctx.application.reindexing.start, body.model, body.activate, idempotency_key)
+    start = ctx.application.reindexing.start
+    job = await ctx.workers.run(start, body.model, body.activate, idempotency_key, body.quality_floor)
     response.headers["Location"] = f"/v1/admin/jobs/{job.id}"
     return JobAnswer.of(job)
 
@@ -95,8 +96,21 @@ async def generations(ctx: ContextDep) -> GenerationsAnswer:
     "/generations/{id}/activate",
     operation_id="activateGeneration",
     summary="Serve another generation",
-    responses=problems(404, 409),
+    response_model=GenerationAnswer,
+    responses=problems(404, 409)
+    | {
+        200: {"description": "It is served: it was the predecessor of the live one, or live."},
+        202: {
+            "description": "A job encodes what its model has not seen, then serves it.",
+            "model": JobAnswer,
+            "headers": {"Location": {"description": "Path of the job.", "schema": {"type": "string"}}},
+        },
+    },
 )
-async def activate(id: PathId, ctx: ContextDep) -> GenerationAnswer:  # noqa: A002
-    """Roll-back: points the alias `live` at a kept generation."""
-    return GenerationAnswer.of(await ctx.workers.run(ctx.application.reindexing.activate, id))
+async def activate(id: PathId, ctx: ContextDep) -> Response:  # noqa: A002
+    """Roll-back: points the alias `live` at a kept generation; nothing that was written since is lost."""
+    found = await ctx.workers.run(ctx.application.reindexing.activate, id)
+    if isinstance(found, Generation):
+        return JSONResponse(GenerationAnswer.of(found).model_dump(mode="json"))
+    answer = JobAnswer.of(found).model_dump(mode="json")
+    return JSONResponse(answer, 202, {"Location": f"/v1/admin/jobs/{found.id}"})

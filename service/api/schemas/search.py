@@ -199,7 +199,11 @@ class SearchResult(Answer):
     model_version: str = Field(examples=["sample/1"])
     index_generation: str
     took_ms: Took
-    attack_score: float | None = Field(description="Null unless the attack score is on.")
+    attack_score: float | None = Field(
+        description="How far the two branches of the model's encoders disagree on the query, at least 0: the "
+        "higher, the more it looks like an attacked one. Advice, never a reason for an answer to differ. "
+        "Null unless the attack score is on and the model has one, and for items of the corpus."
+    )
 
     @classmethod
     def of(cls, answer: SearchAnswer) -> SearchResult:

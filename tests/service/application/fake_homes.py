@@ -8,7 +8,8 @@ from pathlib import Path
 from fake_models import FakeShelf
 
 from service.settings import Settings
-from service.wiring import ProcessWorker, build_runner, open_parts
+from service.wiring import build_runner, open_parts
+from service.worker_processes import ProcessWorker, open_log
 
 ROOT = Path(__file__).parents[3]
 
@@ -56,17 +57,19 @@ def thread_launcher(settings):
     return launch
 
 
-def process_launcher(settings):
-    """Real worker processes, with fake models."""
+def process_launcher(settings, script="fake_models.py"):
+    """Real worker processes, with fake models; `script` is a worker when it gets a job's id."""
 
     def launch(job_id):
         environment = settings.child_environment() | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        script = Path(__file__).with_name("fake_models.py")
-        settings.logs_folder.mkdir(exist_ok=True)
-        with (settings.logs_folder / f"{job_id}.log").open("wb") as log:
+        with open_log(settings.logs_folder, job_id) as log:
             return ProcessWorker(
                 subprocess.Popen(
-                    [sys.executable, str(script), job_id], env=environment, stdout=log, stderr=log
+                    [sys.executable, str(Path(__file__).with_name(script)), job_id],
+                    env=environment,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
                 )
             )
 

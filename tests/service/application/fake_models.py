@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from service.application.errors import InvalidInput, NotFound, Unavailable, UnsupportedMedia
 from service.application.ports import ItemRecord, ModelRef
-from service.application.types import Item
+from service.application.types import Examined, Item
 from service.catalog_wiring import utc_now
 from service.worker import main
 
@@ -30,7 +30,23 @@ DIMENSIONS = 192
 
 
 class FakeEncoder:
-    def __init__(self, version="1", *, name="fake", modalities=("image", "text"), slow_s=0.0, bits=BITS):
+    """`scored`: None while attack scores are off, else the sides that have one (maybe none).
+
+    A `blind` model makes of each picture a code that has nothing to do with what is on it.
+    """
+
+    def __init__(
+        self,
+        version="1",
+        *,
+        name="fake",
+        modalities=("image", "text"),
+        slow_s=0.0,
+        bits=BITS,
+        scored=None,
+        blind=False,
+    ):
+        self.blind = blind
         self.bits = bits
         self.model_name = name
         self.model_version = version
@@ -39,6 +55,7 @@ class FakeEncoder:
         self.modalities = frozenset(modalities)
         curve = tuple(1 - distance / bits for distance in range(bits + 1))
         self.calibration = {"image-to-text": curve, "text-to-image": curve}
+        self.score_thresholds = None if scored is None else {side: {0.01: 2.0, 0.05: 0.9} for side in scored}
         self.slow_s = slow_s
         self.batches = []
         seed = int.from_bytes(hashlib.sha256(self.digest.encode()).digest()[:4])
@@ -56,10 +73,29 @@ class FakeEncoder:
             raise InvalidInput(f"broken image: {error}", code="broken_image") from error
 
     def encode_images(self, images):
+        if self.blind:
+            seeds = [int.from_bytes(hashlib.sha256(image.tobytes()).digest()[:4]) for image in images]
+            return self._codes([np.random.default_rng(seed).standard_normal(DIMENSIONS) for seed in seeds])
         return self._codes([image.reshape(-1).astype(float) / 255 - 0.3 for image in images])
 
     def encode_texts(self, texts):
         return self._codes([_text_point(text) for text in texts])
+
+    def examine_images(self, images):
+        """A picture's score is its brightest value: 1 for a colour, 0.5 for grey."""
+        scores = [image.max() / 255 for image in images]
+        return self._examined("image", self.encode_images(images), scores)
+
+    def examine_texts(self, texts):
+        """A text's score is the number of its exclamation marks."""
+        return self._examined("text", self.encode_texts(texts), [text.count("!") for text in texts])
+
+    def _examined(self, side, codes, scores):
+        there = side in (self.score_thresholds or {})
+        return [
+            Examined(code.tobytes(), float(score) if there else None)
+            for code, score in zip(codes, scores, strict=True)
+        ]
 
     def _codes(self, points):
         self.batches.append(len(points))
@@ -127,9 +163,9 @@ def picture(colour, size=16, kind="PNG"):
     return out.getvalue()
 
 
-def put_text(parts, item_id):
+def put_text(parts, item_id, text="text"):
     """An item without codes, straight into the catalog."""
-    item = Item(item_id, None, None, "text", {}, utc_now(), utc_now())
+    item = Item(item_id, None, None, text, {}, utc_now(), utc_now())
     parts.catalog.items.put([ItemRecord(item, {}, "0" * 64)], lambda: None)
 
 

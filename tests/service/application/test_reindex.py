@@ -10,7 +10,8 @@ import pytest
 from fake_homes import process_launcher, settings_for, thread_launcher
 from fake_models import picture, put_text
 
-from service.application.building import BuildFailed, Progress, choose_model
+from service.application.acceptance import BuildFailed
+from service.application.building import Progress, choose_model
 from service.application.errors import Conflict, InvalidInput, NotFound, Unavailable
 from service.application.jobs import _Reporter, _StoppedError
 from service.application.types import FINAL_PHASES, ItemDraft, JobKind, JobPhase, Query
@@ -42,9 +43,10 @@ def test_a_second_model_is_served_when_the_job_is_done(make_app, shelf):
     before = search(app)
     shelf.publish("2")
     job = app.reindexing.start("latest", True, None)
-    assert (job.kind, job.activate, job.model) == (JobKind.REINDEX, True, "latest")
+    assert (job.kind, job.activate) == (JobKind.REINDEX, True)
     done = finished(app, job.id)
     assert (done.phase, done.error, done.done, done.total) == (JobPhase.DONE, None, 20, 20)
+    assert done.model == "fake/2"
     assert done.rate > 0
     assert done.created <= done.started <= done.finished
     after = search(app)
@@ -73,7 +75,9 @@ def test_without_activate_it_is_built_but_not_served(make_app, shelf):
     done = finished(app, app.reindexing.start("fake/2", False, None).id)
     assert done.phase is JobPhase.DONE
     assert search(app).model_version == "fake/1"
-    assert app.reindexing.activate(done.generation_id).live
+    job = app.reindexing.activate(done.generation_id)
+    assert (job.kind, job.model, job.generation_id) == (JobKind.CATCH_UP, "fake/2", done.generation_id)
+    assert finished(app, job.id).phase is JobPhase.DONE
     assert search(app).model_version == "fake/2"
 
 
@@ -482,8 +486,14 @@ def test_progress_tells_rate_and_eta(parts, shelf):
     ensure_generation(parts)
     seen = []
     build_builder(parts).build("fake", "1", seen.append)
-    assert [one.phase for one in seen] == [JobPhase.ENCODING, JobPhase.BUILDING, JobPhase.VALIDATING]
+    assert [one.phase for one in seen] == [
+        JobPhase.ENCODING,
+        JobPhase.BUILDING,
+        JobPhase.VALIDATING,
+        JobPhase.VALIDATING,
+    ]
     assert seen[0] == Progress(JobPhase.ENCODING, 0, 0)
+    assert [one.validation is not None for one in seen] == [False, False, False, True]
 
 
 def test_pruning_that_fails_does_not_undo_the_job(parts, shelf, monkeypatch):

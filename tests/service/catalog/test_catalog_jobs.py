@@ -6,7 +6,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from service.application.errors import Conflict, NotFound
-from service.application.types import FINAL_PHASES, Generation, JobKind, JobPhase
+from service.application.types import (
+    FINAL_PHASES,
+    Generation,
+    JobKind,
+    JobPhase,
+    Quality,
+    TaskQuality,
+    Validation,
+)
 
 HOUR = timedelta(hours=1)
 
@@ -132,3 +140,72 @@ def test_generations_come_newest_first_and_know_which_is_live(catalog):
         catalog.generations.remove("g3")
     catalog.generations.remove("g1")
     assert [one.id for one in catalog.generations.all()] == ["g3", "g2"]
+
+
+def test_what_was_live_becomes_the_predecessor_in_the_same_step(catalog):
+    for name, hour in (("g1", 0), ("g2", 1), ("g3", 2)):
+        catalog.generations.add(generation(name, hour))
+    catalog.generations.set_live("g1")
+    assert catalog.generations.predecessor() is None
+    for live, former in (("g2", "g1"), ("g1", "g2"), ("g1", "g2"), ("g3", "g1")):
+        catalog.generations.set_live(live)
+        assert (catalog.generations.live().id, catalog.generations.predecessor().id) == (live, former)
+        assert [one.id for one in catalog.generations.all() if one.predecessor] == [former]
+    with pytest.raises(NotFound):
+        catalog.generations.set_live("g9")
+    assert catalog.generations.predecessor() == replace(generation("g1", 0), predecessor=True)
+    job, _ = start(catalog)
+    assert catalog.jobs.swap(job.id, "g2")
+    assert catalog.generations.get("g3").predecessor
+    catalog.generations.remove("g3")
+    assert catalog.generations.predecessor() is None
+
+
+@pytest.mark.parametrize("by", ["name", "silence"])
+def test_a_job_whose_alias_has_moved_ends_as_done_whatever_became_of_its_worker(catalog, clock, by):
+    catalog.generations.add(generation("g1"))
+    job, _ = start(catalog)
+    assert catalog.jobs.active() == [job.id]
+    catalog.jobs.swap(job.id, "g1")
+    clock.move(60)
+    if by == "name":
+        assert catalog.jobs.end(job.id, JobPhase.FAILED, "killed") is JobPhase.DONE
+    else:
+        assert catalog.jobs.fail_silent(timedelta(seconds=30), "silent") == []
+    ended = catalog.jobs.get(job.id)
+    assert (ended.phase, ended.error, ended.finished) == (JobPhase.DONE, None, clock())
+    assert catalog.jobs.active() == []
+
+
+def test_a_job_ends_once(catalog):
+    job, _ = start(catalog)
+    assert catalog.jobs.end(job.id, JobPhase.FAILED, "killed") is JobPhase.FAILED
+    assert catalog.jobs.end(job.id, JobPhase.CANCELLED) is None
+    assert catalog.jobs.end("unknown", JobPhase.FAILED) is None
+    assert (catalog.jobs.get(job.id).phase, catalog.jobs.get(job.id).error) == (JobPhase.FAILED, "killed")
+
+
+@pytest.mark.parametrize("first", [JobKind.REINDEX, JobKind.CATCH_UP])
+def test_a_reindex_and_a_catch_up_exclude_each_other(catalog, first):
+    second = JobKind.CATCH_UP if first is JobKind.REINDEX else JobKind.REINDEX
+    job, _ = catalog.jobs.create(first, "m/1", True, None, HOUR, "g1", 0.25)
+    assert (job.generation_id, job.quality_floor) == ("g1", 0.25)
+    with pytest.raises(Conflict, match=f"a {first} job is running already: {job.id}"):
+        catalog.jobs.create(second, "m/1", True, None, HOUR)
+
+
+def test_a_key_stands_for_the_floor_too(catalog):
+    catalog.jobs.create(JobKind.REINDEX, "latest", True, "key", HOUR, None, 0.1)
+    with pytest.raises(Conflict, match="another request"):
+        catalog.jobs.create(JobKind.REINDEX, "latest", True, "key", HOUR, None, 0.2)
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_what_was_validated_comes_back_as_it_was(catalog, measured):
+    tasks = (TaskQuality("image-to-text", 0.1, 0.2), TaskQuality("text-to-image", 0.3, 0.4))
+    quality = Quality("m/2", "m/1", "labels", 10, 30, tasks, 0.05)
+    found = Validation(3, 4, 7, quality) if measured else Validation(3, 4, 7, note="too few")
+    job, _ = start(catalog)
+    assert job.validation is None
+    catalog.jobs.advance(job.id, phase=JobPhase.VALIDATING, validation=found)
+    assert catalog.jobs.get(job.id).validation == catalog.jobs.recent(1)[0].validation == found
