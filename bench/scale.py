@@ -31,14 +31,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.search import Row, commit, machine
+from bench.search import Row, show, write_report
 from service.application.types import Query
 from service.commands.demo import sample_model
 from service.commands.home import adopt_model
@@ -237,19 +236,10 @@ def main() -> None:
         bits, rows = measure(
             Path(folder), arguments.items, arguments.backend, arguments.queries, arguments.seed
         )
-    for row in rows:
-        peer = "" if row.peer is None else f"  peer {row.peer:.4g}  ratio {row.ratio:.3f}"
-        print(f"{row.what:46} {row.ours:10.4g} {row.unit}{peer}")
+    show(rows)
     if arguments.out:
-        report = {
-            "name": f"scale-{arguments.backend}-{arguments.items}x{bits}",
-            "command": "python -m bench.scale " + " ".join(sys.argv[1:]),
-            "machine": machine(),
-            "commit": commit(),
-            "rows": [asdict(row) for row in rows],
-        }
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        name = f"scale-{arguments.backend}-{arguments.items}x{bits}"
+        write_report(arguments.out, name, "bench.scale", rows)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -169,6 +169,26 @@ def commit() -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
+def show(rows: Sequence[Row]) -> None:
+    """The rows on stdout, beside their peers."""
+    for row in rows:
+        peer = "" if row.peer is None else f"  peer {row.peer:.4g}  ratio {row.ratio:.3f}"
+        print(f"{row.what:46} {row.ours:10.4g} {row.unit}{peer}")
+
+
+def write_report(out: Path, name: str, module: str, rows: Sequence[Row]) -> None:
+    """The data file of a benchmark that was called as `python -m module` with this process's arguments."""
+    report = {
+        "name": name,
+        "command": f"python -m {module} " + " ".join(sys.argv[1:]),
+        "machine": machine(),
+        "commit": commit(),
+        "rows": [asdict(row) for row in rows],
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
@@ -184,19 +204,10 @@ def main() -> None:
     rows = bulk_load(index, arguments.items, arguments.seed)
     rows += searches(index, arguments.queries, arguments.seed, CLOCKS[arguments.clock])
     rows += life(index, arguments.backend, arguments.seed)
-    for row in rows:
-        peer = "" if row.peer is None else f"  peer {row.peer:.4g}  ratio {row.ratio:.3f}"
-        print(f"{row.what:38} {row.ours:10.4g} {row.unit}{peer}")
+    show(rows)
     if arguments.out:
-        report = {
-            "name": f"search-{arguments.backend}-{arguments.items}x{arguments.bits}",
-            "command": "python -m bench.search " + " ".join(sys.argv[1:]),
-            "machine": machine(),
-            "commit": commit(),
-            "rows": [asdict(row) for row in rows],
-        }
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        name = f"search-{arguments.backend}-{arguments.items}x{arguments.bits}"
+        write_report(arguments.out, name, "bench.search", rows)
 
 
 if __name__ == "__main__":
