@@ -90,9 +90,10 @@ bench-broken-defences: setup ## Which gates see through broken defences: MODEL=D
 	PYTHONPATH=tests/model/evaluation $(BIN)/python -m bench.broken_defences --model $(MODEL) --data $(DATA) \
 	    $(if $(SURROGATE),--surrogate $(SURROGATE))
 
-bench-robustness: setup ## Robustness claim: DATA=DIR MODELS=A,B [PROFILE=standard] [TWIN=DIR] [SURROGATES=C,D]
+bench-robustness: setup ## Claim: DATA=DIR MODELS=A,B [PROFILE=standard] [PART=seeds] [TWIN=] [SURROGATES=] [WORDNET=]
 	$(BIN)/python -m bench.robustness --data $(DATA) --models $(MODELS) --profile $(PROFILE) \
-	    $(if $(TWIN),--twin $(TWIN)) $(if $(SURROGATES),--surrogates $(SURROGATES))
+	    $(if $(TWIN),--twin $(TWIN)) $(if $(SURROGATES),--surrogates $(SURROGATES)) \
+	    $(if $(PART),--part $(PART)) $(if $(WORDNET),--wordnet $(WORDNET))
 
 bench-attack-score: setup ## What the attack score sees of which attack: DATA=DIR MODEL=DIR [QUERIES=200]
 	$(BIN)/python -m bench.attack_score --data $(DATA) --model $(MODEL) --queries $(QUERIES)

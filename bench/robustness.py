@@ -71,17 +71,18 @@ def claim(report: dict[str, Any], command: str) -> dict[str, Any]:
     return {"name": f"robustness on {report['data']['name']}", "claimed_by": command, **kept, "rows": rows}
 
 
-def claim_path(report: dict[str, Any], folder: Path) -> Path:
-    """Where the claim goes; raises ValueError for models of different code lengths."""
+def claim_path(report: dict[str, Any], folder: Path, part: str = "") -> Path:
+    """Where the claim, or a named part of it, goes; raises ValueError for models of several code lengths."""
     bits = {model["bits"] for model in report["models"]}
     if len(bits) != 1:
         raise ValueError(f"a claim is about one code length, got {sorted(bits)}")
-    return folder / f"{report['data']['name']}-{bits.pop()}.json"
+    return folder / f"{report['data']['name']}-{bits.pop()}{f'-{part}' if part else ''}.json"
 
 
 def work_name(arguments: argparse.Namespace) -> str:
-    """A folder name for data set and profile, which may be a list of attacks."""
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", f"{arguments.data.resolve().name}-{arguments.profile}")[:100]
+    """A folder name for data set and part, or profile, which may be a list of attacks."""
+    what = f"{arguments.data.resolve().name}-{arguments.part or arguments.profile}"
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", what)[:100]
 
 
 def show(report: dict[str, Any], console: Console) -> None:
@@ -113,6 +114,7 @@ def main() -> int:
     parser.add_argument("--surrogates", default="", help="model directories, separated by commas")
     parser.add_argument("--wordnet", type=Path)
     parser.add_argument("--queries", type=int)
+    parser.add_argument("--part", default="", help="a claim beside the main one, such as seeds or widths")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("docs/robustness"))
     parser.add_argument("--work", type=Path, default=Path("runs/robustness"))
@@ -130,7 +132,7 @@ def main() -> int:
             console.print(f"{check['model']}: {check['name']}: {check['detail']}", markup=False)
         console.print(f"no claim is written: {len(failed)} gates do not hold; the report is in {work}")
         return 1
-    path = claim_path(report, arguments.out)
+    path = claim_path(report, arguments.out, arguments.part)
     path.parent.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["python", "-m", "bench.robustness", *sys.argv[1:]])
     path.write_text(json.dumps(claim(report, command), indent=1, allow_nan=False) + "\n", encoding="utf-8")

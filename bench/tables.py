@@ -18,6 +18,11 @@ ROOT = Path(__file__).resolve().parents[1]
 MARKS = "<!-- {name}:begin -->", "<!-- {name}:end -->"
 BUDGETS = (2, 4, 8, 16)
 """Levels of 255 that the robustness table shows."""
+CLAIMED = 8
+"""The level of 255 that a claim is about."""
+MAIN = "train+database"
+COMPARED = (("4", "8", "16"), ("text",))
+"""Budgets whose differences are shown: of image queries, of text queries."""
 TASKS = ("image-to-text", "text-to-image", "image-to-image", "text-to-text")
 
 
@@ -60,7 +65,7 @@ def robustness_table(folder: Path) -> str:
     claims = [report for report in reports if "worst_case" in report]
     if not claims:
         return ""
-    heads = [f"{level}/255" for level in BUDGETS]
+    heads = [*(f"{level}/255" for level in BUDGETS), "mainstay alone, 8/255"]
     lines = [
         "## Robustness",
         "",
@@ -81,7 +86,7 @@ def _claim_lines(report: dict[str, Any]) -> list[str]:
     cells: dict[tuple[str, str], dict[str, str]] = {}
     heads: dict[tuple[str, str], str] = {}
     for case in report["worst_case"]:
-        if case["protocol"] != "train+database" or case["map"] is None:
+        if case["protocol"] != MAIN or case["map"] is None:
             continue
         key = (case["model"], case["task"])
         heads[key] = f"{report['data']['name']}, {case['bits']} | {case['model']} | {case['defence']}, "
@@ -89,11 +94,39 @@ def _claim_lines(report: dict[str, Any]) -> list[str]:
         first = {"clean": f"{case['clean_map']:.3f}", "chance": f"{case['chance']:.3f}", "n": str(case["n"])}
         own = cells.setdefault(key, first | {"gates": _gates(report, case["model"])})
         own[_budget(case)] = _figure(case)
-    names = ("clean", *(str(level) for level in BUDGETS), "text", "chance", "n", "gates")
+        own["mainstay"] = _alone(report, key)
+    names = ("clean", *(str(level) for level in BUDGETS), "mainstay", "text", "chance", "n", "gates")
     return [
         f"| {heads[key]} | " + " | ".join(own.get(name, "-") for name in names) + " |"
         for key, own in cells.items()
     ]
+
+
+def _alone(report: dict[str, Any], key: tuple[str, str]) -> str:
+    """MAP of a model and task under the strongest APGD on the mainstay code alone, at 8/255."""
+    found = [
+        row["map"]
+        for row in report["rows"]
+        if (row["model"], row["task"]) == key
+        and (row["protocol"], row["attack"], row["norm"]) == (MAIN, "apgd:mainstay", "linf")
+        and round(row["eps"] * 255) == CLAIMED
+    ]
+    return f"{min(found):.3f}" if found else "-"
+
+
+def differences_table(folder: Path) -> str:
+    """Paired differences of worst cases over train + database; empty without a claim about several models."""
+    lines = [
+        f"| {path.stem} | {pair['a']} - {pair['b']} | {pair['task']} | {_budget(pair)}"
+        f" | {pair['difference']:+.3f} | {pair['lo']:+.3f} to {pair['hi']:+.3f} | {pair['n']} |"
+        for path in sorted(folder.glob("*.json"))
+        for pair in json.loads(path.read_text(encoding="utf-8")).get("pairs", ())
+        if pair["protocol"] == MAIN and _budget(pair) in COMPARED[pair["task"].startswith("text")]
+    ]
+    if not lines:
+        return ""
+    heads = ("claim", "models", "task", "budget", "difference", "95 %", "queries")
+    return "\n".join([f"| {' | '.join(heads)} |", "|" + "---|" * len(heads), *lines])
 
 
 def _gates(report: dict[str, Any], model: str) -> str:
@@ -113,7 +146,7 @@ def _figure(case: dict[str, Any]) -> str:
     """MAP, at 8/255 with its interval."""
     value = f"{case['map']:.3f}"
     interval = f" ({case['lo']:.3f}-{case['hi']:.3f})"
-    return value + interval if _budget(case) == "8" else value
+    return value + interval if _budget(case) == str(CLAIMED) else value
 
 
 def replaced(text: str, name: str, table: str) -> str:
@@ -132,6 +165,7 @@ def tables() -> dict[str, dict[str, str]]:
     return {
         "README.md": {"quality": quality_table(docs / "quality"), "robustness": robustness_table(robustness)},
         "docs/method.md": {
+            "differences": differences_table(robustness),
             "ablation": ablation_table(robustness),
             "attack-score": attack_score_table(robustness),
         },

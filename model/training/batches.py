@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from model.defences.base import Batch
 from model.errors import DataError
@@ -79,7 +80,7 @@ class Feed:
         own = positions[part]
         pixels = torch.zeros(len(own), 0, device=device)
         if images is not None:
-            pixels = augment_images(images.to(device), draws, settings.crop_padding)
+            pixels = self._sized(augment_images(images.to(device), draws, settings.crop_padding), at[0])
         tokens, edited = torch.zeros(len(own), 1, dtype=torch.int64), None
         if self.sides.tokens:
             rows = self.sides.tokens.rows(positions, at[0])
@@ -93,6 +94,16 @@ class Feed:
             has_text=self.has_text[own].float().to(device),
             items=items.to(device),
             edited=None if edited is None else edited.to(device),
+        )
+
+    def _sized(self, images: Tensor, epoch: int) -> Tensor:
+        """Images (n, 3, S, S) at the side that the epoch is trained at; never enlarged."""
+        schedule = self.recipe.schedule
+        small = epoch < round(schedule.small_until * schedule.epochs)
+        if not (small and 0 < schedule.small_side < images.shape[2]):
+            return images
+        return F.interpolate(images, size=(schedule.small_side,) * 2, mode="area").contiguous(
+            memory_format=torch.channels_last
         )
 
     def _edited(

@@ -111,6 +111,11 @@ class ScheduleSettings:
     """Share of all steps in which the rate rises from 0; then it falls along a half cosine."""
     floor: float = option(0.001, low=0.0, high=1.0)
     """Share of the rate that is left at the end."""
+    small_side: int = option(0, low=0, high=1024)
+    """Pixels of a side that images are reduced to in the run's first epochs; 0 for the model's own side.
+    Progressive resizing, as in the ImageNet runs of Wong, Rice, Kolter (ICLR 2020, arXiv 2001.03994)."""
+    small_until: float = option(0.5, low=0.0, high=1.0)
+    """Share of the epochs in which they are reduced, when ``small_side`` is set."""
     validate_every: int = option(1, low=1, high=100_000)
     """Epochs between two looks at the held-out part; the last epoch is always looked at."""
     select: str = "best"

@@ -6,7 +6,7 @@ import pytest
 from report_made import made_report
 
 from bench.robustness import claim, claim_path, split
-from bench.tables import replaced, robustness_table
+from bench.tables import differences_table, replaced, robustness_table
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +27,7 @@ def test_a_claim_keeps_every_figure_and_no_picture_or_text(report):
 
 def test_a_claim_is_about_one_code_length(report, tmp_path):
     assert claim_path(report, tmp_path).name == "fashion-32.json"
+    assert claim_path(report, tmp_path, "seeds").name == "fashion-32-seeds.json"
     mixed = {**report, "models": [{"bits": 32}, {"bits": 64}]}
     with pytest.raises(ValueError, match="one code length"):
         claim_path(mixed, tmp_path)
@@ -50,7 +51,32 @@ def test_the_table_has_the_figures_of_the_claims(report, tmp_path):
     wanted = [f"{cases[level]['map']:.3f}" for level in (2, 4, 8, 16)]
     assert [cell.split(" ")[0] for cell in cells[5:9]] == wanted
     assert f"({cases[8]['lo']:.3f}-{cases[8]['hi']:.3f})" in cells[7]
-    assert cells[9] == "-"  # no text attack in this claim
+    alone = [
+        row["map"]
+        for row in report["rows"]
+        if row["model"] == "fashion-none/1"
+        and (row["task"], row["protocol"]) == ("image-to-text", "train+database")
+        and (row["attack"], round(row["eps"] * 255)) == ("apgd:mainstay", 8)
+    ]
+    assert cells[9] == f"{min(alone):.3f}"
+    assert cells[10] == "-"  # no text attack in this claim
+
+
+def test_the_differences_are_those_of_the_claim(report, tmp_path):
+    assert differences_table(tmp_path) == ""
+    (tmp_path / "fashion-32-seeds.json").write_text(json.dumps(claim(report, "x")))
+    lines = differences_table(tmp_path).splitlines()[2:]
+    shown = [
+        pair
+        for pair in report["pairs"]
+        if pair["protocol"] == "train+database" and round(pair["eps"] * 255) in (4, 8, 16)
+    ]
+    assert len(lines) == len(shown) > 0
+    for line, pair in zip(lines, shown, strict=True):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells[:3] == ["fashion-32-seeds", f"{pair['a']} - {pair['b']}", pair["task"]]
+        assert float(cells[4]) == pytest.approx(pair["difference"], abs=5e-4)
+        assert cells[3] == str(round(pair["eps"] * 255))
 
 
 def test_only_what_stands_between_the_marks_is_written():

@@ -1,6 +1,7 @@
 """Images, tokens and batches: same pixels from memory and disk, same items for one process and for two."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -175,3 +176,22 @@ def test_plain_inputs_are_not_augmented(corpus, codec):
     assert torch.equal(images, sides.images.images.permute(0, 3, 1, 2).float() / 255)
     tokens = torch.cat(list(plain_tokens(sides.tokens, items, CPU)))
     assert torch.equal(tokens, codec.encode([t[0] for t in corpus.texts]))
+
+
+@pytest.mark.parametrize(
+    ("small_side", "sides"), [(0, [16, 16, 16, 16]), (8, [8, 8, 16, 16]), (32, [16] * 4)]
+)
+def test_images_are_small_in_the_first_share_of_the_epochs(recipe, corpus, codec, small_side, sides):
+    schedule = replace(recipe.schedule, epochs=4, small_side=small_side, small_until=0.5)
+    feed = make_feed(replace(recipe, schedule=schedule), corpus, codec)
+    first = [next(feed.epoch(epoch)) for epoch in range(4)]
+    assert [batch.images.shape[2] for batch in first] == sides
+    assert all(batch.images.shape[3] == side for batch, side in zip(first, sides, strict=True))
+
+
+def test_a_small_image_is_the_mean_of_its_blocks(recipe, corpus, codec):
+    whole = next(make_feed(recipe, corpus, codec).epoch(0)).images
+    schedule = replace(recipe.schedule, small_side=8, small_until=1.0)
+    small = next(make_feed(replace(recipe, schedule=schedule), corpus, codec).epoch(0)).images
+    blocks = whole.unfold(2, 2, 2).unfold(3, 2, 2).mean((4, 5))
+    assert torch.allclose(small, blocks, atol=1e-6)
