@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
@@ -12,10 +13,13 @@ from urllib.parse import quote
 
 import httpx
 
-from hashguard_client.errors import ServiceProblem, UnexpectedAnswer
+from hashguard_client.errors import NoPredecessor, ServiceProblem, UnexpectedAnswer
 from hashguard_client.retries import Retries
 
 Json = dict[str, Any]
+
+ENDED = frozenset({"done", "failed", "cancelled"})
+"""Phases in which a job stays."""
 
 
 class Client:
@@ -141,15 +145,72 @@ class Client:
         """Delete an item; raises `ServiceProblem` (404) when it is not there."""
         self._send("DELETE", _item(item_id))
 
-    def reindex(self, model: str = "latest", *, activate: bool = True, key: str | None = None) -> Json:
-        """Start a reindex; the job. The same `key` gives the same job."""
+    def reindex(
+        self,
+        model: str = "latest",
+        *,
+        activate: bool = True,
+        quality_floor: float | None = None,
+        key: str | None = None,
+    ) -> Json:
+        """Start a reindex; the job. The same `key` (with the same request) gives the same job.
+
+        `quality_floor`: how much lower than the live model's mAP the new one's may be, 0 to 1; None for what
+        the service is set to.
+        """
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
-        body = {"model": model, "activate": activate}
+        floor = {} if quality_floor is None else {"quality_floor": quality_floor}
+        body = {"model": model, "activate": activate, **floor}
         return self._json("POST", "/v1/admin/reindex", json=body, headers=headers)
 
     def job(self, job_id: str) -> Json:
         """One job."""
-        return self._json("GET", f"/v1/admin/jobs/{quote(job_id, safe='')}")
+        return self._json("GET", _job(job_id))
+
+    def jobs(self, limit: int = 100) -> list[Json]:
+        """Jobs, newest first."""
+        return list(self._json("GET", "/v1/admin/jobs", params={"limit": limit})["jobs"])
+
+    def cancel_job(self, job_id: str) -> Json:
+        """Ask a job to stop; the job. One that has ended stays what it is."""
+        return self._json("DELETE", _job(job_id))
+
+    def wait_for_job(self, job_id: str, timeout_s: float = 3600.0, every_s: float = 0.5) -> Json:
+        """The job when it has ended, whether `done`, `failed` or `cancelled`.
+
+        Raises TimeoutError when it has not within `timeout_s`; the job goes on.
+        """
+        until = time.monotonic() + timeout_s
+        while (job := self.job(job_id))["phase"] not in ENDED:
+            if time.monotonic() >= until:
+                raise TimeoutError(f"job {job_id} has not ended within {timeout_s:g} s: it is {job['phase']}")
+            time.sleep(every_s)
+        return job
+
+    def generations(self) -> list[Json]:
+        """The kept index generations, newest first; one is `live`, one may be its `predecessor`."""
+        return list(self._json("GET", "/v1/admin/generations")["generations"])
+
+    def activate(self, generation_id: str) -> Json:
+        """Serve a kept generation.
+
+        The predecessor is served when this returns, and the answer is the generation (with `live`). An older
+        one has to catch up first: the answer is the job (with `phase`) that does so and then serves it.
+        """
+        path = f"/v1/admin/generations/{quote(generation_id, safe='')}/activate"
+        return self._json("POST", path)
+
+    def roll_back(self) -> Json:
+        """Serve the predecessor again, which takes an instant and loses no write; the generation.
+
+        What was live becomes the predecessor, so the same call leads forward again. Raises `NoPredecessor`
+        when none is kept.
+        """
+        kept = self.generations()
+        found = next((one["id"] for one in kept if one["predecessor"]), None)
+        if found is None:
+            raise NoPredecessor(f"none of the {len(kept)} kept generations was live before the live one")
+        return self.activate(found)
 
     def ready(self) -> Json:
         """Whether the service can answer; not tried again, since "no" is an answer."""
@@ -192,6 +253,10 @@ def _object(response: httpx.Response) -> Json:
             f"{response.url} answered {response.status_code} with {kind}, not a JSON object"
         )
     return document
+
+
+def _job(job_id: str) -> str:
+    return f"/v1/admin/jobs/{quote(job_id, safe='')}"
 
 
 def _item(item_id: str) -> str:

@@ -2,6 +2,7 @@
 
 HashguardError
 |- ServiceProblem      the service answered with a problem document
+|- NoPredecessor       there is no generation to roll back to
 `- UnexpectedAnswer    something answered that does not speak this interface
 """
 
@@ -28,3 +29,7 @@ class ServiceProblem(HashguardError):
 
 class UnexpectedAnswer(HashguardError):
     """Something answered that does not speak this interface."""
+
+
+class NoPredecessor(HashguardError):
+    """No kept generation was live before the live one: there is nothing to roll back to."""
