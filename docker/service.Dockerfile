@@ -13,10 +13,13 @@ ARG TORCH_INDEX
 # Read by pip where it is given.
 ARG PIP_INDEX_URL
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ONLY_BINARY=:all: PIP_ROOT_USER_ACTION=ignore
-# From what changes least to what changes most: torch, the locked packages, the code.
+# From what changes least to what changes most: torch (without its 200 MB of C++ tests, headers and tools: nothing is
+# compiled here), the locked packages, the code.
 RUN python -m venv --without-pip /opt/hashguard \
     && python -m pip --python /opt/hashguard/bin/python install --no-deps \
-        ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$TORCH"
+        ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$TORCH" \
+    && find /opt/hashguard/lib -regex '.*/site-packages/torch/\(bin\|include\|test\)/.*' \
+        ! -name torch_shm_manager -delete
 COPY requirements/service.lock /build/
 RUN python -m pip --python /opt/hashguard/bin/python install --no-deps --require-hashes -r /build/service.lock
 # A build of torch for another device fails here, not in front of the first client.

@@ -14,7 +14,9 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ONLY_BINARY=:all: PIP
 # the locked packages, the code.
 RUN python -m venv --without-pip /opt/hashguard \
     && python -m pip --python /opt/hashguard/bin/python install \
-        ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$TORCH"
+        ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$TORCH" \
+    && find /opt/hashguard/lib -regex '.*/site-packages/torch/\(bin\|include\|test\)/.*' \
+        ! -name torch_shm_manager -delete
 COPY requirements/trainer.lock /build/
 RUN python -m pip --python /opt/hashguard/bin/python install --no-deps --require-hashes -r /build/trainer.lock \
     && /opt/hashguard/bin/python -c 'import torch'
