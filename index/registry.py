@@ -47,7 +47,11 @@ def backend(name: str) -> Backend:
 
 
 def create(name: str, bits: int, **options: object) -> BinaryIndex:
-    """Make an empty index. Raises UnknownOption, BadCodes, Unsupported, EngineUnavailable."""
+    """Make an empty index. Raises UnknownOption, BadCodes, Unsupported, EngineUnavailable.
+
+    Of a backend over an engine elsewhere the option `announce`, a callable, hears the name of the table or
+    collection before it is made.
+    """
     chosen = backend(name)
     return chosen.kind(bits, **{**chosen.options, **options})
 
@@ -69,3 +73,12 @@ def discard(name: str, folder: Path, **options: object) -> None:
     kind = backend(name).kind
     if issubclass(kind, PgvectorIndex | MilvusIndex):
         kind.discard(folder, **options)
+
+
+def names(name: str, **options: object) -> set[str]:
+    """Names of all tables or collections of a backend's engine; none of an embedded one.
+
+    Raises what `create` does.
+    """
+    kind = backend(name).kind
+    return kind.names(**options) if issubclass(kind, PgvectorIndex | MilvusIndex) else set()

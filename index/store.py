@@ -35,6 +35,8 @@ META = "META.json"
 SIDES = ("image", "text")
 _BUILDING = ".building-"
 _DELETING = ".deleting-"
+HIDDEN = (_BUILDING, _DELETING)
+"""How the folders begin that builds and deletions work in."""
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -144,7 +146,7 @@ def load_generation(
         )
     loaded = {}
     remote = backend(meta.backend).remote
-    options = {**meta.options, **_connection(meta.backend, url)}
+    options = {**meta.options, **connection(meta.backend, url)}
     for side in SIDES:
         name = f"{side}/{HEADER}"
         check_digest(name, meta.files[name], sha256_of(folder / side / HEADER))
@@ -184,21 +186,33 @@ def sweep(root: Path, url: str | None = None) -> list[str]:
     A build holds a lock on its folder, which ends with its process, so one that is running is left alone.
     So is what lies in an engine elsewhere that cannot be reached, or not without an `url`.
     """
-    swept = []
+    return [folder.name for folder in abandoned(root, HIDDEN) if _erase(folder, url)]
+
+
+def abandoned(root: Path, prefixes: tuple[str, ...]) -> Iterator[Path]:
+    """Folders of these prefixes that no living process has locked; each is locked while it is looked at."""
     for folder in sorted(root.iterdir()) if root.is_dir() else []:
-        if not folder.name.startswith((_BUILDING, _DELETING)):
+        if not folder.name.startswith(prefixes):
             continue
-        handle = os.open(folder, os.O_RDONLY)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            handle = lock(folder)
+        except (BlockingIOError, FileNotFoundError):  # somebody builds there, or has just swept it
             continue
-        else:
-            if _erase(folder, url):
-                swept.append(folder.name)
+        try:
+            yield folder
         finally:
             os.close(handle)
-    return swept
+
+
+def lock(folder: Path) -> int:
+    """Lock a folder until the handle is closed, or the process ends. Raises BlockingIOError when it is."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
 
 
 def _erase(folder: Path, url: str | None) -> bool:
@@ -209,7 +223,7 @@ def _erase(folder: Path, url: str | None) -> bool:
         try:
             name = reference_backend(folder / side)
             if name is not None:
-                discard(name, folder / side, **_connection(name, url))
+                discard(name, folder / side, **connection(name, url))
         except CorruptIndex:
             continue  # it names nothing that could be dropped
         except HashIndexError:
@@ -218,7 +232,7 @@ def _erase(folder: Path, url: str | None) -> bool:
     return True
 
 
-def _connection(name: str, url: str | None) -> dict[str, object]:
+def connection(name: str, url: str | None) -> dict[str, object]:
     """The option that a backend over an engine elsewhere needs, beside those that are saved."""
     return {"url": url} if url is not None and backend(name).remote else {}
 
@@ -229,9 +243,8 @@ def _building(root: Path, generation_id: str) -> Iterator[Path]:
     sweep(root)
     folder = root / f"{_BUILDING}{generation_id}-{uuid.uuid4().hex}"
     folder.mkdir()
-    handle = os.open(folder, os.O_RDONLY)
+    handle = lock(folder)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
         yield folder
     except BaseException:
         with suppress(FileNotFoundError):

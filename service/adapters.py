@@ -16,11 +16,20 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from index.claims import Claim, claim, is_remote, sweep_claims
 from index.codes import pack
 from index.core import BinaryIndex, Hit, SearchOptions
 from index.errors import CorruptIndex, EngineUnavailable, HashIndexError
 from index.registry import backend, create
-from index.store import Meta, delete_generation, load_generation, read_meta, sweep, write_generation
+from index.store import (
+    Meta,
+    connection,
+    delete_generation,
+    load_generation,
+    read_meta,
+    sweep,
+    write_generation,
+)
 from model.artefact import ModelCard, find_model, full_card, list_models
 from model.errors import ArtefactError, ImageError, MissingTower, ModelError
 from model.inference import Encoder
@@ -142,9 +151,11 @@ class DiskModels:
 class ServedIndex:
     """A `BinaryIndex` as a `SearchIndex`; raises `Unavailable` while an engine elsewhere does not answer."""
 
-    def __init__(self, index: BinaryIndex, *, shared: bool) -> None:
+    def __init__(self, index: BinaryIndex, *, shared: bool, claim: Claim | None = None) -> None:
+        """`claim` holds the name of a new table in an engine until a generation refers to it."""
         self.index = index
         self.shared = shared
+        self.claim = claim
 
     @property
     def exact(self) -> bool:
@@ -165,6 +176,11 @@ class ServedIndex:
         """Remove ids; the number that was there."""
         with _engine_errors():
             return self.index.remove(ids)
+
+    def codes(self) -> tuple[Sequence[str], CodeArray]:
+        """All ids in the order of their UTF-8 bytes, and their packed codes (n, bits / 8)."""
+        with _engine_errors():
+            return self.index.codes()
 
     def search(self, code: bytes, reach: Reach) -> list[Neighbour]:
         """Nearest ids of one packed code, in the contract's order."""
@@ -189,9 +205,17 @@ class DiskGenerations:
 
     def new_index(self, bits: int) -> SearchIndex:
         """An empty index of the configured backend. Raises `Unavailable` when its engine does not answer."""
-        options = {} if self._url is None or not backend(self._backend).remote else {"url": self._url}
         with _engine_errors():
-            return ServedIndex(create(self._backend, bits, **options), shared=backend(self._backend).remote)
+            if not is_remote(self._backend):
+                return ServedIndex(create(self._backend, bits), shared=False)
+            claims: list[Claim] = []
+            index = create(
+                self._backend,
+                bits,
+                announce=lambda table: claims.append(claim(self._folder, self._backend, bits, table)),
+                **connection(self._backend, self._url),
+            )
+            return ServedIndex(index, shared=True, claim=claims[0])
 
     def write(self, generation: Generation, indexes: Mapping[Side, SearchIndex]) -> None:
         """Persist both indexes; visible all at once or not at all."""
@@ -207,18 +231,21 @@ class DiskGenerations:
         )
         image, text = _concrete(indexes["image"]), _concrete(indexes["text"])
         sweep(self._folder, self._url)
-        write_generation(self._folder, generation.id, meta, image, text)
+        sweep_claims(self._folder, self._url)
+        write_generation(self._folder, generation.id, meta, image.index, text.index)
+        for one in (image, text):
+            if one.claim is not None:
+                one.claim.release()
+                one.claim = None
 
     def load(self, generation: Generation) -> dict[Side, SearchIndex]:
         """Load both indexes. Raises `Unavailable` when missing, damaged or of another model."""
         try:
             found = load_generation(self._folder / generation.id, generation.model_digest, self._url)
+        except EngineUnavailable as error:
+            raise Unavailable(str(error), code="index_unavailable", retry_after_s=2) from error
         except (HashIndexError, OSError) as error:
-            raise Unavailable(
-                f"index generation {generation.id} cannot be loaded: {error}",
-                code="generation_damaged",
-                retry_after_s=60,
-            ) from error
+            raise _damaged(generation.id, f"cannot be loaded: {error}") from error
         shared = backend(found.meta.backend).remote
         return {
             "image": ServedIndex(found.image, shared=shared),
@@ -230,22 +257,20 @@ class DiskGenerations:
         try:
             found = read_meta(self._folder / generation.id).model_digest
         except (HashIndexError, OSError) as error:
-            raise Unavailable(
-                f"index generation {generation.id} cannot be loaded: {error}",
-                code="generation_damaged",
-                retry_after_s=60,
-            ) from error
+            raise _damaged(generation.id, f"cannot be loaded: {error}") from error
         if found != generation.model_digest:
-            raise Unavailable(
-                f"index generation {generation.id} is of the model {found[:12]} on disk, wanted "
-                f"{generation.model_digest[:12]}",
-                code="generation_damaged",
-                retry_after_s=60,
-            )
+            wanted = generation.model_digest[:12]
+            raise _damaged(generation.id, f"is of the model {found[:12]} on disk, wanted {wanted}")
 
     def delete(self, generation_id: str) -> None:
         """Remove the folder of a generation; nothing happens when it is not there."""
         delete_generation(self._folder, generation_id, self._url)
+
+
+def _damaged(generation_id: str, detail: str) -> Unavailable:
+    return Unavailable(
+        f"index generation {generation_id} {detail}", code="generation_damaged", retry_after_s=60
+    )
 
 
 def _ref(card: ModelCard) -> ModelRef:
@@ -259,10 +284,10 @@ def _ref(card: ModelCard) -> ModelRef:
     )
 
 
-def _concrete(index: SearchIndex) -> BinaryIndex:
+def _concrete(index: SearchIndex) -> ServedIndex:
     if not isinstance(index, ServedIndex):
         raise TypeError(f"wanted an index that this store made, got {type(index).__name__}")
-    return index.index
+    return index
 
 
 @contextmanager

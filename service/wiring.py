@@ -170,9 +170,9 @@ def rebuild(parts: Parts, model: str, watch: Callable[[Job], None] | None = None
 
     `watch` sees the job about twice a second. Raises `Conflict` while another job runs.
     """
-    end_abandoned(parts.catalog.jobs, _options(parts.settings))
+    end_abandoned(parts.catalog.jobs, job_options(parts.settings))
     job, _ = parts.catalog.jobs.create(JobKind.REINDEX, model, True, None, timedelta(0))
-    return _run_here(parts, job, watch)
+    return run_here(parts, job, watch)
 
 
 def roll_back(parts: Parts, generation: Generation, watch: Callable[[Job], None] | None = None) -> Job | None:
@@ -186,13 +186,13 @@ def roll_back(parts: Parts, generation: Generation, watch: Callable[[Job], None]
         parts.catalog.generations.set_live(generation.id)
         return None
     jobs = parts.catalog.jobs
-    end_abandoned(jobs, _options(parts.settings))
+    end_abandoned(jobs, job_options(parts.settings))
     label = f"{generation.model_name}/{generation.model_version}"
     job, _ = jobs.create(JobKind.CATCH_UP, label, True, None, timedelta(0), generation.id)
-    return _run_here(parts, job, watch)
+    return run_here(parts, job, watch)
 
 
-def _run_here(parts: Parts, job: Job, watch: Callable[[Job], None] | None) -> Job:
+def run_here(parts: Parts, job: Job, watch: Callable[[Job], None] | None) -> Job:
     """Run a job in this process, as a worker would: with its log locked, so that a crash is seen at once."""
     watcher = Ticker("watch", 0.5, lambda: _show(parts, job.id, watch))
     with open_log(parts.settings.logs_folder, job.id):
@@ -225,7 +225,7 @@ def build_application(
         launch or worker_launcher(settings),
         state,
         follower,
-        _options(settings),
+        job_options(settings),
     )
     standby = StandbyKeeper(state, parts.catalog.generations, loader, catch_up)
     keyring = build_keyring(parts.catalog)
@@ -252,7 +252,8 @@ def build_application(
     )
 
 
-def _options(settings: Settings) -> ReindexOptions:
+def job_options(settings: Settings) -> ReindexOptions:
+    """How jobs are watched."""
     return ReindexOptions(
         timedelta(seconds=settings.worker_timeout_s),
         partial(worker_is_dead, settings.logs_folder),

@@ -11,7 +11,7 @@ so they are saved nowhere and stand in no message.
 import importlib
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -75,6 +75,17 @@ def new_name() -> str:
     return f"hashguard_{uuid.uuid4().hex}"
 
 
+def is_name(name: str) -> bool:
+    """Whether a table or collection has a name as `new_name` makes them."""
+    return _NAME.fullmatch(name) is not None
+
+
+def take_announce(options: dict[str, object]) -> Callable[[str], None]:
+    """Take `announce` out of the options of an index: it hears the name before anything of it is made."""
+    announce = options.pop("announce", None)
+    return announce if callable(announce) else lambda name: None
+
+
 def write_reference(folder: Path, backend: str, bits: int, count: int, name: str) -> None:
     """Save where the codes of an index are; `count` is what it holds now.
 
@@ -86,6 +97,15 @@ def write_reference(folder: Path, backend: str, bits: int, count: int, name: str
     reference = {"format": REFERENCE_FORMAT, "backend": backend, "bits": bits, "count": count, "name": name}
     write_json(folder / HEADER, reference)
     fsync_folder(folder)
+
+
+def reference_of(folder: Path) -> tuple[str, str]:
+    """The backend of a saved reference and the name in it. Raises CorruptIndex, also where there is none."""
+    kind = reference_backend(folder)
+    name = None if kind is None else read_reference(folder, kind)
+    if kind is None or name is None:
+        raise CorruptIndex(f"{HEADER}: wanted a reference, got the codes themselves")
+    return kind, name
 
 
 def reference_backend(folder: Path) -> str | None:

@@ -19,8 +19,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from index.backends.clients import RemoteOptions, new_name, read_reference, write_reference
-from index.backends.milvus_server import CODE, KEY, MOST, SCHEMES, Collected
+from index.backends.clients import (
+    RemoteOptions,
+    is_name,
+    new_name,
+    read_reference,
+    take_announce,
+    write_reference,
+)
+from index.backends.milvus_server import CODE, KEY, MOST, SCHEMES, Collected, collections
 from index.backends.scan import scan
 from index.codes import CodeArray, check_bits, check_codes
 from index.core import Hit, SearchOptions
@@ -44,7 +51,9 @@ class MilvusIndex:
 
     def __init__(self, bits: int, **options: object) -> None:
         """Make an empty collection. Raises BadCodes, UnknownOption, Unsupported, EngineUnavailable."""
+        announce = take_announce(options)
         self._open(bits, new_name(), options)
+        announce(self._collection.name)
         self._collection.create(bits)
 
     def _open(self, bits: int, name: str, options: dict[str, object]) -> None:
@@ -216,6 +225,12 @@ class MilvusIndex:
             index._collection.drop()
             raise
         return index
+
+    @classmethod
+    def names(cls, **options: object) -> set[str]:
+        """The collections of all indexes there, referred to or not. Raises EngineUnavailable."""
+        found = collections(RemoteOptions.of(_BACKEND, SCHEMES, options))
+        return {name for name in found if is_name(name)}
 
     @classmethod
     def discard(cls, folder: Path, **options: object) -> None:

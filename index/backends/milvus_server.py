@@ -148,6 +148,12 @@ class Collected:
         return call(self.name, *arguments, timeout=self._options.timeout_s, **named)
 
 
+def collections(options: RemoteOptions) -> list[str]:
+    """The names of all collections on a server. Raises EngineUnavailable."""
+    with translated(options):
+        return list(client_of(options).list_collections(timeout=options.timeout_s))
+
+
 @lru_cache(maxsize=16)
 def client_of(options: RemoteOptions) -> "MilvusClient":
     """The client of one server. Raises Unsupported, UnknownOption, EngineUnavailable."""

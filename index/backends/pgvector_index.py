@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from index.backends.clients import RemoteOptions, import_client, new_name, read_reference, write_reference
+from index.backends.clients import (
+    RemoteOptions,
+    import_client,
+    is_name,
+    new_name,
+    read_reference,
+    take_announce,
+    write_reference,
+)
 from index.backends.postgres import EXTRA, SCHEMES, check_server, pool_of, translated
 from index.codes import CodeArray, check_bits, check_codes, pack, unpack
 from index.core import Hit, SearchOptions
@@ -73,7 +81,9 @@ class PgvectorIndex:
 
     def __init__(self, bits: int, **options: object) -> None:
         """Make an empty table. Raises BadCodes, UnknownOption, Unsupported, EngineUnavailable."""
+        announce = take_announce(options)
         self._open(bits, new_name(), options)
+        announce(self._name)
         with self._transaction() as connection:
             connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK_KEY])
             check_server(connection)
@@ -192,6 +202,16 @@ class PgvectorIndex:
             index = cls.__new__(cls)
             index._open(64, name, options)
             index._drop()
+
+    @classmethod
+    def names(cls, **options: object) -> set[str]:
+        """The tables of all indexes there, referred to or not. Raises EngineUnavailable."""
+        given = RemoteOptions.of(_BACKEND, SCHEMES, options)
+        with translated(given), pool_of(given).connection() as connection:
+            found = connection.execute(
+                "SELECT tablename FROM pg_tables WHERE schemaname = ANY(current_schemas(false))"
+            )
+            return {row[0] for row in found if is_name(row[0])}
 
     def _drop(self) -> None:
         with self._transaction() as connection:

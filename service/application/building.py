@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import structlog
@@ -32,7 +32,7 @@ from service.application.ports import (
 )
 from service.application.quality import sample_ids
 from service.application.serving import check_pairing
-from service.application.types import SIDES, Generation, JobPhase, Side, Validation
+from service.application.types import SIDES, Generation, JobPhase, LeftOut, Side, Validation
 
 _PASSES = 5
 _SAMPLE = 32
@@ -99,16 +99,17 @@ class Builder:
     def build(self, name: str, version: str, report: Report, floor: float | None = None) -> Generation:
         """Encode what lacks a code, build, write and check a generation; it is not live yet.
 
-        Raises `BuildFailed` when an item cannot be encoded (unless `skip_broken`), when what was written
-        does not hold what it should, or when its mAP is lower than the live one's by more than `floor`;
-        `NotFound` for an unknown model, and what `report` raises.
+        Raises `BuildFailed` when an item cannot be encoded, for what it holds or because it came as a code of
+        another model (unless `skip_broken`: then the report of the validation names it), when what was
+        written does not hold what it should, or when its mAP is lower than the live one's by more than
+        `floor`; `NotFound` for an unknown model, and what `report` raises.
         """
         encoder = self.shelf.load(name, version)
-        snapshot = self._encode(encoder, report)
+        snapshot, left_out = self._encode(encoder, report)
         report(Progress(JobPhase.BUILDING, 0, 0))
         generation, sample = self._write(encoder, snapshot)
         try:
-            self._accept(generation, sample, floor, report)
+            self._accept(generation, sample, floor, lambda found: report(_validated(found, left_out)))
         except BaseException:
             self.store.delete(generation.id)
             raise
@@ -123,9 +124,11 @@ class Builder:
         """
         encoder = self.shelf.load(generation.model_name, generation.model_version)
         check_pairing(generation, encoder)
-        self._encode(encoder, report)
+        _, left_out = self._encode(encoder, report)
         report(Progress(JobPhase.VALIDATING, 0, 0))
-        self.store.load(generation)
+        counts = {side: len(index) for side, index in self.store.load(generation).items()}
+        found = Validation(counts["image"], counts["text"], 0, note="counted before what was written since")
+        report(_validated(found, left_out))
 
     def discard(self, generation_id: str) -> None:
         """Remove a generation that is not live. Raises `Conflict` when it is."""
@@ -156,16 +159,26 @@ class Builder:
             self.codes.trim(digests, min(one.snapshot_seq for one in kept))
         return removed
 
-    def _accept(self, generation: Generation, sample: Sample, floor: float | None, report: Report) -> None:
+    def _accept(
+        self,
+        generation: Generation,
+        sample: Sample,
+        floor: float | None,
+        report: Callable[[Validation | None], None],
+    ) -> None:
         """Check a generation and report what was found. Raises `BuildFailed`."""
-        report(Progress(JobPhase.VALIDATING, 0, 0))
+        report(None)
         validation = self.acceptance.examine(generation, sample, floor)
-        report(Progress(JobPhase.VALIDATING, 0, 0, validation=validation))
+        report(validation)
         if (reason := refusal(validation)) is not None:
             raise BuildFailed(reason, code="quality_floor")
 
-    def _encode(self, encoder: Encoder, report: Report) -> int:
-        """Encode until (almost) nothing lacks a code; the sequence number of the snapshot."""
+    def _encode(self, encoder: Encoder, report: Report) -> tuple[int, tuple[LeftOut, ...]]:
+        """Encode until (almost) nothing lacks a code; the snapshot's sequence number, and what is left out.
+
+        Raises `BuildFailed` when something would be, unless `skip_broken`.
+        """
+        bare = self._stranded(encoder)  # first, since hours of encoding would not change it
         snapshot = 0
         failures: dict[str, ServiceError] = {}
         meter = _Meter(report)
@@ -181,7 +194,24 @@ class Builder:
             if not self.skip_broken:
                 raise BuildFailed(f"{len(failures)} items cannot be encoded: {named}")
             _log.warning("items_skipped", count=len(failures), first=named)
-        return snapshot
+        broken = LeftOut("broken", len(failures), tuple(failures)[:_NAMED])
+        return snapshot, tuple(one for one in (bare, broken) if one.count)
+
+    def _stranded(self, encoder: Encoder) -> LeftOut:
+        """The items that are in other models' indexes by bare codes, and cannot be in this one's."""
+        count, ids = self.codes.stranded(encoder.digest, _NAMED)
+        named, label = ", ".join(ids), f"{encoder.model_name}/{encoder.model_version}"
+        if count and not self.skip_broken:
+            raise BuildFailed(
+                f"{count} items came as bare codes of another model, without the image or text that "
+                f"{label} would need, and would be left out; the first are {named}. Import their codes by "
+                f"{label} (hashguard index import-codes), or go on without them with "
+                "HASHGUARD_REINDEX_SKIPS_BROKEN_ITEMS=true",
+                code="bare_items",
+            )
+        if count:
+            _log.warning("bare_items_skipped", count=count, first=named)
+        return LeftOut("bare", count, tuple(ids))
 
     def _encode_pass(self, encoder: Encoder, meter: _Meter, failures: dict[str, ServiceError]) -> int:
         """Encode what lacks a code now; the number of items looked at, and the `failures` by id."""
@@ -230,6 +260,12 @@ def choose_model(shelf: ModelShelf, wanted: str, live_name: str | None) -> Model
             return ref
     known = ", ".join(ref.label for ref in refs) or "none"
     raise NotFound(f"there is no model {wanted[:80]!r}; there are: {known}", code="model_not_found")
+
+
+def _validated(found: Validation | None, left_out: tuple[LeftOut, ...]) -> Progress:
+    """Where a build stands that is being validated, or has been."""
+    validation = None if found is None else replace(found, left_out=left_out)
+    return Progress(JobPhase.VALIDATING, 0, 0, validation=validation)
 
 
 def _ref(encoder: Encoder) -> ModelRef:

@@ -114,6 +114,10 @@ class SearchIndex(Protocol):
         """Remove ids; the number that was there."""
         ...
 
+    def codes(self) -> tuple[Sequence[str], CodeArray]:
+        """All ids in the order of their UTF-8 bytes, and their packed codes (n, bits / 8)."""
+        ...
+
     def search(self, code: bytes, reach: Reach) -> list[Neighbour]:
         """Nearest ids of one packed code: by distance, then by the id's UTF-8 bytes."""
         ...
@@ -311,6 +315,13 @@ class CodeRepository(Protocol):
         """Number of items that lack a valid code of the model for one of `sides`."""
         ...
 
+    def stranded(self, model_digest: str, limit: int) -> tuple[int, list[str]]:
+        """Items with another model's code of a side that they lack the content of, and none of this model.
+
+        No encoder can give them one. Their number, and the first `limit` ids in order.
+        """
+        ...
+
     def add(self, model_digest: str, codes: Sequence[NewCode]) -> int:
         """Store codes whose item version is still the present one; the number stored."""
         ...
@@ -320,7 +331,10 @@ class CodeRepository(Protocol):
         ...
 
     def trim(self, keep_digests: Iterable[str], keep_changes_after: int) -> None:
-        """Drop the codes of all other models and the changes up to `keep_changes_after`."""
+        """Drop the codes of all other models and the changes up to `keep_changes_after`.
+
+        A code that nothing could make again stays: the only one of a side whose content is not there.
+        """
         ...
 
 

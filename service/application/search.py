@@ -5,19 +5,25 @@ a page can be continued after its last hit and the same query gives the same pag
 still has but the catalog no longer (it was deleted a moment ago) is passed over and the page is filled up
 from behind it: a page is short only when there is nothing more. "More like this" leaves the item itself
 out, on both sides.
+
+An item that is replaced between a look at the index and a look at the catalog would be shown with its new
+content at the distance of the old. Such an item's number lies beyond what the index had taken in before: the
+page is looked up again then, under the write lock. What other processes write reaches the index within the
+follower's poll, and is not waited for.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from service.application.cursor import query_digest, read_search_cursor, write_search_cursor
 from service.application.encoding import Content, encode_versions, examine_contents, without_scores
-from service.application.errors import InvalidInput, NotFound, ServiceError
+from service.application.errors import InvalidInput, NotFound, ServiceError, Unavailable
 from service.application.ports import BlobStore, CodeRepository, ItemRepository, Neighbour, Reach
-from service.application.serving import Serving, ServingState
+from service.application.serving import Held, Serving, ServingState
 from service.application.types import (
     EncodeAnswer,
     Item,
@@ -36,6 +42,11 @@ from service.application.validation import (
     check_query,
     check_text,
 )
+
+A = TypeVar("A")
+
+_ATTEMPTS = 5
+_WAIT_S = 1.0  # for the write lock; whoever keeps it longer is catching up with another process
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,19 @@ class _Plan:
 
 
 @dataclass(frozen=True)
+class _Page:
+    """Hits, and whether there are more; `newest` is the highest number of a change among the items."""
+
+    found: tuple[tuple[Neighbour, Item], ...]
+    more: bool
+    newest: int
+
+
+class _LeftBehindError(Exception):
+    """The pair was let go while the request ran, and an item was replaced since: it can be asked no more."""
+
+
+@dataclass(frozen=True)
 class Retrieval:
     """Searches; safe to call from any thread."""
 
@@ -83,9 +107,12 @@ class Retrieval:
         """Answer one query. Raises `InvalidInput`, `NotFound` (its item) and `Unavailable`."""
         started = time.perf_counter()
         check_query(query, self.limits)
-        serving = self.state.require()
-        check_max_distance(query.max_distance, serving.encoder.bits)
-        return self._answer(serving, query, self._encode(serving, query), started)
+
+        def answer(held: Held) -> SearchAnswer:
+            check_max_distance(query.max_distance, held.serving.encoder.bits)
+            return self._answer(held, query, self._encode(held.serving, query), started)
+
+        return self._on_one_pair(answer)
 
     def search_batch(self, queries: Sequence[Query]) -> list[SearchAnswer | ServiceError]:
         """Answer many queries on one served pair; one that fails has its error in its place.
@@ -95,16 +122,7 @@ class Retrieval:
         """
         started = time.perf_counter()
         check_count("queries", queries, self.limits.max_batch_queries)
-        serving = self.state.require()
-        answers: list[SearchAnswer | ServiceError] = []
-        for query, encoded in zip(queries, self._encode_all(serving, queries), strict=True):
-            try:
-                if isinstance(encoded, ServiceError):
-                    raise encoded
-                answers.append(self._answer(serving, query, encoded, started))
-            except ServiceError as error:
-                answers.append(error)
-        return answers
+        return self._on_one_pair(lambda held: self._answer_all(held, queries, started))
 
     def encode_image(self, data: bytes) -> EncodeAnswer:
         """The code of an image. Raises `InvalidInput` and `Unavailable`."""
@@ -115,6 +133,28 @@ class Retrieval:
         """The code of a text. Raises `InvalidInput` and `Unavailable`."""
         serving = self.state.require()
         return _encode_answer(serving, _encode_text(serving, check_text(text, self.limits), score=False))
+
+    def _on_one_pair(self, answer: Callable[[Held], A]) -> A:
+        """What `answer` makes of the served pair, of the next one when the pair was left behind."""
+        for _ in range(_ATTEMPTS):
+            try:
+                return answer(self.state.hold())
+            except _LeftBehindError:
+                continue
+        raise Unavailable("the model was changed again and again while the query was answered")
+
+    def _answer_all(
+        self, held: Held, queries: Sequence[Query], started: float
+    ) -> list[SearchAnswer | ServiceError]:
+        answers: list[SearchAnswer | ServiceError] = []
+        for query, encoded in zip(queries, self._encode_all(held.serving, queries), strict=True):
+            try:
+                if isinstance(encoded, ServiceError):
+                    raise encoded
+                answers.append(self._answer(held, query, encoded, started))
+            except ServiceError as error:
+                answers.append(error)
+        return answers
 
     def _encode(self, serving: Serving, query: Query) -> _Encoded:
         if query.item is not None:
@@ -173,33 +213,48 @@ class Retrieval:
             return error
         return None
 
-    def _answer(self, serving: Serving, query: Query, encoded: _Encoded, started: float) -> SearchAnswer:
-        searching = time.perf_counter()
+    def _answer(self, held: Held, query: Query, encoded: _Encoded, started: float) -> SearchAnswer:
+        searching, serving = time.perf_counter(), held.serving
         leave_out = None if query.item is None else query.item[0]
         direction = (encoded.side, query.to)
         digest = query_digest(encoded.code, direction, (query.max_distance, leave_out), query.filter)
-        allow = self.items.matching(query.filter) if query.filter else None
-        found, more = self._page(serving, _Plan(query, encoded, leave_out, digest), allow)
-        hits = tuple(_hit(serving, direction, neighbour, item) for neighbour, item in found)
+        page = self._consistent(held, _Plan(query, encoded, leave_out, digest))
+        hits = tuple(_hit(serving, direction, neighbour, item) for neighbour, item in page.found)
         cursor = None
-        if more:
-            cursor = write_search_cursor(serving.encoder.digest, digest, found[-1][0])
+        if page.more:
+            cursor = write_search_cursor(serving.encoder.digest, digest, page.found[-1][0])
         timing = Timing(encoded.decode_ms, encoded.encode_ms, _since(searching), _since(started))
         return SearchAnswer(
             hits=hits,
             next_cursor=cursor,
-            exact=allow is not None or serving.indexes[query.to].exact,
+            exact=bool(query.filter) or serving.indexes[query.to].exact,
             model_version=serving.model_label,
             index_generation=serving.generation.id,
             timing=timing,
             suspicion=encoded.suspicion(serving),
         )
 
-    def _page(
-        self, serving: Serving, plan: _Plan, allow: frozenset[str] | None
-    ) -> tuple[list[tuple[Neighbour, Item]], bool]:
-        """The hits of one page, and whether there is another page behind it."""
+    def _consistent(self, held: Held, plan: _Plan) -> _Page:
+        """A page whose items are all of the versions that the index holds. Raises `_LeftBehindError`."""
+        applied = held.applied
+        page = self._page(held.serving, plan)
+        if page.newest <= applied:
+            return page
+        if not self.state.write_lock.acquire(timeout=_WAIT_S):
+            return page
+        try:
+            applied = held.applied
+            page = self._page(held.serving, plan)
+            if page.newest > applied and not self.state.keeps(held):
+                raise _LeftBehindError
+        finally:
+            self.state.write_lock.release()
+        return page
+
+    def _page(self, serving: Serving, plan: _Plan) -> _Page:
+        """The hits of one page, as index and catalog have them one after the other."""
         query, encoder = plan.query, serving.encoder
+        allow = self.items.matching(query.filter) if query.filter else None
         after = None
         if query.cursor is not None:
             after = read_search_cursor(query.cursor, encoder.digest, plan.digest, encoder.bits)
@@ -213,7 +268,8 @@ class Retrieval:
             if len(neighbours) < asked:
                 break
             after = neighbours[-1]
-        return found[: query.k], len(found) > query.k
+        newest = max((item.seq for _, item in found), default=0)
+        return _Page(tuple(found[: query.k]), len(found) > query.k, newest)
 
 
 def _query_content(query: Query) -> Content:

@@ -78,16 +78,21 @@ def unscored_sides(encoder: Encoder) -> list[Side]:
 
 
 @dataclass
-class _Held:
-    """A `Serving` in memory; every change up to `applied` is in its indexes."""
+class Held:
+    """A `Serving` in memory; every change up to `applied` is in its indexes.
+
+    It goes on growing while the pair is served or stands by, also for a request that holds it.
+    """
 
     serving: Serving
     applied: int
 
     def advance(self, applied: int) -> None:
+        """Note that every change up to `applied` is in the indexes."""
         self.applied = max(self.applied, applied)
 
     def note(self, first_seq: int, last_seq: int) -> None:
+        """Note a change; one behind a gap does not count."""
         if first_seq == self.applied + 1:
             self.applied = last_seq
 
@@ -101,8 +106,8 @@ class ServingState:
 
     def __init__(self) -> None:
         self.write_lock = threading.RLock()
-        self._live: _Held | None = None
-        self._standby: _Held | None = None
+        self._live: Held | None = None
+        self._standby: Held | None = None
         self._reason = "the service has not started"
 
     @property
@@ -136,10 +141,18 @@ class ServingState:
 
     def require(self) -> Serving:
         """What is served. Raises `Unavailable` when there is nothing."""
-        serving = self.current
-        if serving is None:
+        return self.hold().serving
+
+    def hold(self) -> Held:
+        """What is served, for a request that must know how far its indexes are. Raises `Unavailable`."""
+        held = self._live
+        if held is None:
             raise Unavailable(self._reason, code="not_ready", retry_after_s=5)
-        return serving
+        return held
+
+    def keeps(self, held: Held) -> bool:
+        """Whether a pair still gets what is written: it is served, or stands by."""
+        return held is self._live or held is self._standby
 
     def explain(self, reason: str) -> None:
         """Say why nothing is served, or why what is served is not what the catalog asks for."""
@@ -151,13 +164,16 @@ class ServingState:
         With `keep` what was served until now becomes the standby; without, there is none.
         """
         with self.write_lock:
-            self._standby = self._live if keep else None
-            self._live, self._reason = _Held(serving, applied), ""
+            former, ready = self._live, self._standby
+            held = ready if ready is not None and ready.serving is serving else Held(serving, applied)
+            held.advance(applied)
+            self._standby = former if keep else None
+            self._live, self._reason = held, ""
 
     def stand_by(self, serving: Serving | None, applied: int = 0) -> None:
         """Keep another pair ready, or none."""
         with self.write_lock:
-            self._standby = None if serving is None else _Held(serving, applied)
+            self._standby = None if serving is None else Held(serving, applied)
 
     def advance(self, applied: int) -> None:
         """Note that the served index holds every change up to `applied`."""

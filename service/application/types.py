@@ -43,7 +43,10 @@ class Filter:
 
 @dataclass(frozen=True)
 class Item:
-    """An item of the corpus; `image_digest` is the SHA-256 (hex) of its image's bytes in the blob store."""
+    """An item of the corpus; `image_digest` is the SHA-256 (hex) of its image's bytes in the blob store.
+
+    `seq` is the number of the change that made it what it is; 0 before it is stored.
+    """
 
     id: str
     image_digest: str | None
@@ -52,6 +55,7 @@ class Item:
     metadata: Metadata
     created: datetime
     updated: datetime
+    seq: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -221,6 +225,18 @@ class Quality:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Items that a generation lacks although the corpus has them, which was allowed; `ids` are the first few.
+
+    `reason`: "bare" came as codes of another model, with no content to encode; "broken" cannot be encoded.
+    """
+
+    reason: Literal["bare", "broken"]
+    count: int
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Validation:
     """What was checked before a generation could be served: codes counted, canaries found, quality measured.
 
@@ -232,6 +248,7 @@ class Validation:
     canaries: int
     quality: Quality | None = None
     note: str | None = None
+    left_out: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,9 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from service.application.errors import Damaged
+from service.application.inspection_ports import BlobEntry
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def digest_of(data: bytes) -> str:
@@ -59,10 +66,28 @@ class FsspecBlobs:
 
     def remove(self, digest: str) -> None:
         """Remove the bytes; nothing happens when they are not there."""
+        self.discard(self._path(digest))
+
+    def entries(self) -> Iterator[BlobEntry]:
+        """All that lies in the store, whole blobs and anything else."""
+        for folder, _, names in self._files.walk(self._root):
+            for name in names:
+                path = f"{folder}/{name}"
+                blob = _DIGEST.fullmatch(name) is not None and self._path(name) == path
+                yield BlobEntry(path, name if blob else None)
+
+    def modified(self, path: str) -> datetime | None:
+        """When a file of the store was written, UTC; None when it has gone meanwhile."""
         try:
-            self._files.rm_file(self._path(digest))
+            found: datetime = self._files.modified(path)
         except FileNotFoundError:
-            return
+            return None
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+
+    def discard(self, path: str) -> None:
+        """Remove a file of the store; nothing happens when it has gone."""
+        with suppress(FileNotFoundError):
+            self._files.rm_file(path)
 
     def _size(self, path: str) -> int | None:
         try:
@@ -72,7 +97,7 @@ class FsspecBlobs:
         return size
 
     def _path(self, digest: str) -> str:
-        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+        if _DIGEST.fullmatch(digest) is None:
             raise ValueError(f"blob: wanted a SHA-256 in lower-case hex, got {digest[:80]!r}")
         return f"{self._root}/{digest[:2]}/{digest[2:4]}/{digest}"
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, insert, or_, select
+from sqlalchemy.orm import aliased
 
 from service.application.ports import CodeArray, ItemVersion, NewCode
 from service.application.types import SIDES, Side
@@ -65,6 +66,20 @@ class SqlCodes:
         with self._database.read() as connection:
             return connection.execute(query).scalar_one()
 
+    def stranded(self, model_digest: str, limit: int) -> tuple[int, list[str]]:
+        """Items whose codes, by other models, cannot become codes of this one; see `CodeRepository`."""
+        ids = (
+            select(CodeRow.item_id)
+            .where(CodeRow.model_digest != model_digest, _only_copy([model_digest]))
+            .distinct()
+        )
+        with self._database.read() as connection:
+            first = connection.execute(ids.order_by(CodeRow.item_id).limit(limit)).scalars().all()
+            if len(first) < limit:
+                return len(first), [*first]
+            count = connection.execute(select(func.count()).select_from(ids.subquery())).scalar_one()
+        return count, [*first]
+
     def add(self, model_digest: str, codes: Sequence[NewCode]) -> int:
         """Store codes whose item version is still the present one; the number stored."""
         with self._database.write() as connection:
@@ -94,9 +109,14 @@ class SqlCodes:
         return ids, np.frombuffer(b"".join(packed), dtype=np.uint8).reshape(len(ids), bits // 8)
 
     def trim(self, keep_digests: Iterable[str], keep_changes_after: int) -> None:
-        """Drop the codes of all other models and the changes up to `keep_changes_after`."""
+        """Drop the codes of all other models and the changes up to `keep_changes_after`.
+
+        Codes that nothing could make again stay.
+        """
+        kept = list(keep_digests)
         with self._database.write() as connection:
-            connection.execute(delete(CodeRow).where(CodeRow.model_digest.not_in(list(keep_digests))))
+            others = delete(CodeRow).where(CodeRow.model_digest.not_in(kept), ~_only_copy(kept))
+            connection.execute(others)
             newest = connection.execute(select(func.max(ChangeRow.seq))).scalar()
             gone = delete(ChangeRow)
             if newest is not None and newest > keep_changes_after:  # all at once needs no visit to each row
@@ -133,6 +153,21 @@ def _lacks(model_digest: str, sides: Iterable[str]) -> ColumnElement[bool]:
             )
             for side in sorted(sides)
         )
+    )
+
+
+def _only_copy(digests: Sequence[str]) -> ColumnElement[bool]:
+    """Of a row of `codes`: it is valid, its side lacks content, and none of these models has a code there."""
+    other = aliased(CodeRow)
+    bare = or_(*(and_(CodeRow.side == side, _CONTENT[side].is_(None)) for side in SIDES))
+    return and_(
+        exists().where(ItemRow.id == CodeRow.item_id, ItemRow.seq == CodeRow.seq, bare),
+        ~exists().where(
+            other.item_id == CodeRow.item_id,
+            other.side == CodeRow.side,
+            other.seq == CodeRow.seq,
+            other.model_digest.in_(digests),
+        ),
     )
 
 

@@ -82,12 +82,13 @@ def move_alias(connection: Connection, generation_id: str) -> None:
     live = _aliases(connection).get(LIVE)
     if live == generation_id:
         return
-    _point(connection, LIVE, generation_id)
+    point_alias(connection, LIVE, generation_id)
     if live is not None:
-        _point(connection, PREDECESSOR, live)
+        point_alias(connection, PREDECESSOR, live)
 
 
-def _point(connection: Connection, name: str, generation_id: str) -> None:
+def point_alias(connection: Connection, name: str, generation_id: str) -> None:
+    """Point one alias at a generation inside a write transaction, whatever the others do."""
     alias = update(AliasRow).where(AliasRow.name == name).values(generation_id=generation_id)
     if connection.execute(alias).rowcount == 0:
         connection.execute(insert(AliasRow).values(name=name, generation_id=generation_id))

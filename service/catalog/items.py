@@ -35,6 +35,7 @@ _COLUMNS = (
     ItemRow.meta,
     ItemRow.created,
     ItemRow.updated,
+    ItemRow.seq,
 )
 # Made once: every search asks it, and SQLAlchemy takes longer to build and match it than SQLite to answer.
 _BY_ID = select(*_COLUMNS).where(ItemRow.id.in_(bindparam("ids", expanding=True)))
@@ -128,7 +129,9 @@ class _Known(NamedTuple):
 
 
 def _item(row: Row[Any]) -> Item:
-    return Item(row.id, row.image_digest, row.image_type, row.text, row.meta, row.created, row.updated)
+    return Item(
+        row.id, row.image_digest, row.image_type, row.text, row.meta, row.created, row.updated, row.seq
+    )
 
 
 def _present(connection: Connection, ids: Sequence[str]) -> dict[str, _Known]:

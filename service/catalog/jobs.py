@@ -17,6 +17,7 @@ from service.application.types import (
     Job,
     JobKind,
     JobPhase,
+    LeftOut,
     Quality,
     TaskQuality,
     Validation,
@@ -213,4 +214,5 @@ def _validation(document: dict[str, Any] | None) -> Validation | None:
     if quality is not None:
         tasks = tuple(TaskQuality(**task) for task in quality["tasks"])
         quality = Quality(**{**quality, "tasks": tasks})
-    return Validation(**{**document, "quality": quality})
+    left_out = tuple(LeftOut(**{**one, "ids": tuple(one["ids"])}) for one in document.get("left_out", ()))
+    return Validation(**{**document, "quality": quality, "left_out": left_out})

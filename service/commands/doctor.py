@@ -11,13 +11,24 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from service.application.findings import Finding
 from service.commands.console import FAILED, JsonOption, show_json, show_table
+from service.commands.inspecting import (
+    GRACE_H,
+    Extent,
+    GraceOption,
+    RepairOption,
+    documents,
+    show_findings,
+)
 from service.commands.options import HomeOption, settings_with
 from service.settings import Settings
 
@@ -25,48 +36,74 @@ LEAST_FREE_BYTES = 1024**3
 """Disk space below which an index build may fail."""
 
 
+Found = tuple[str, list[Finding]]
+"""What a check says when it finds nothing, and what it finds."""
+
+
 @dataclass(frozen=True)
 class Check:
-    """What one check found."""
+    """What one check found; `ok` when nothing of it is open (any more)."""
 
     name: str
     ok: bool
     detail: str
+    findings: tuple[Finding, ...] = ()
 
 
-def doctor(home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Check Python, libraries, disk, catalog, models and index generations. Status 1 on a problem."""
+def doctor(
+    home: HomeOption = None,
+    repair: RepairOption = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Read the first 100 images only.")] = False,
+    grace: GraceOption = GRACE_H,
+    as_json: JsonOption = False,
+) -> None:
+    """Check Python, libraries, disk, catalog, models, index generations and images.
+
+    Status 0 when nothing is wrong (any more), 1 when something is.
+    """
     settings = settings_with(home=home)
-    checks = list(examine(settings))
+    checks = list(examine(settings, Extent(timedelta(hours=grace), quick, repair)))
+    findings = [finding for check in checks for finding in check.findings]
     ok = all(check.ok for check in checks)
     if as_json:
-        show_json({"ok": ok, "checks": [asdict(check) for check in checks]})
+        lines = [{"name": check.name, "ok": check.ok, "detail": check.detail} for check in checks]
+        show_json({"ok": ok, "checks": lines, "findings": documents(findings)})
     else:
         rows = [("ok" if check.ok else "PROBLEM", check.name, check.detail) for check in checks]
         show_table(f"home {settings.home}", ("", "check", "found"), rows)
+        show_findings(findings)
     if not ok:
         raise typer.Exit(FAILED)
 
 
-def examine(settings: Settings) -> Iterator[Check]:
-    """All checks, in the order in which one is of use to the next."""
+def examine(settings: Settings, extent: Extent) -> Iterator[Check]:
+    """All checks, in the order in which one is of use to the next; they mend if they are to."""
     libraries = [_attempt("python", _python), _attempt("torch", _torch), _attempt("faiss", _faiss)]
     yield from libraries
     yield _attempt("home", lambda: _writable(settings.home))
     yield _attempt("disk", lambda: _space(settings.home))
     if not all(check.ok for check in libraries):
         return
-    checks: dict[str, Callable[[Settings], str]] = import_module("service.commands.home_checks").CHECKS
+    checks: dict[str, Callable[[Settings, Extent], Found]]
+    checks = import_module("service.commands.home_checks").CHECKS
     for name, check in checks.items():
-        yield _attempt(name, lambda check=check: check(settings))  # type: ignore[misc]
+        yield _inspect(name, lambda check=check: check(settings, extent))  # type: ignore[misc]
 
 
 def _attempt(name: str, check: Callable[[], str]) -> Check:
+    """Run a check that gives a line, or raises what is wrong."""
+    return _inspect(name, lambda: (check(), []))
+
+
+def _inspect(name: str, check: Callable[[], Found]) -> Check:
     """Run a check; whatever it raises is a problem that is told, not one that ends the others."""
     try:
-        return Check(name, True, check())
+        detail, findings = check()
     except Exception as error:  # noqa: BLE001 - the doctor reports whatever it meets
         return Check(name, False, f"{type(error).__name__}: {error}")
+    still = [finding for finding in findings if finding.open]
+    detail = f"{len(still)} found, see below; the first is {still[0].line()}" if still else detail
+    return Check(name, not still, detail, tuple(findings))
 
 
 def _python() -> str:

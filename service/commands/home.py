@@ -96,7 +96,14 @@ def build_index(parts: Parts, model: str, quiet: bool = False) -> Job:
         job = rebuild(parts, model, lambda seen: bar.at(seen.done, seen.total or None, seen.phase.value))
     if job.phase is not JobPhase.DONE:
         fail(f"the index was not built, the job {job.phase.value}: {job.error or 'no reason given'}")
+    _name_left_out(job)
     return job
+
+
+def _name_left_out(job: Job) -> None:
+    """Name the items that a job went on without."""
+    for one in job.validation.left_out if job.validation is not None else ():
+        note(f"{one.count} items are not in it ({one.reason}): {', '.join(one.ids)}")
 
 
 def make_live(parts: Parts, generation: Generation, quiet: bool = False) -> None:
@@ -107,6 +114,8 @@ def make_live(parts: Parts, generation: Generation, quiet: bool = False) -> None
         )
     if job is not None and job.phase is not JobPhase.DONE:
         fail(f"generation {generation.id} is not live, the job {job.phase.value}: {job.error or 'no reason'}")
+    if job is not None:
+        _name_left_out(job)
 
 
 def resolved(parts: Parts, model: str) -> str:

@@ -5,12 +5,15 @@ A service that runs on the same home follows within a second.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from service.application.errors import ServiceError
+from service.application.findings import Finding, mended
 from service.application.types import Generation
 from service.commands import transfer
 from service.commands.console import FAILED, JsonOption, fail, say, show_json, show_table
@@ -23,7 +26,9 @@ from service.commands.home import (
     report_import,
     resolved,
 )
+from service.commands.inspecting import GRACE_H, GraceOption, RepairOption, documents, show_findings
 from service.commands.options import DeviceOption, HomeOption, KeepOption, settings_with
+from service.inspection_wiring import build_generation_inspection
 from service.wiring import Parts
 
 app = typer.Typer(no_args_is_help=True, help="Index generations: build, verify, roll back, move.")
@@ -65,14 +70,24 @@ def build(
 
 
 @app.command()
-def verify(home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Load every generation: digests, counts, and whether its model is here. Status 1 on a problem."""
+def verify(
+    home: HomeOption = None,
+    repair: RepairOption = False,
+    grace: GraceOption = GRACE_H,
+    as_json: JsonOption = False,
+) -> None:
+    """Check generations, aliases, models and left-over builds; each code against the catalog.
+
+    Status 0 when nothing is wrong (any more), 1 when something is.
+    """
     with opened(settings_with(home=home)) as parts:
-        rows = [(generation, _trouble(parts, generation)) for generation in parts.catalog.generations.all()]
+        findings = list(build_generation_inspection(parts, timedelta(hours=grace)).find())
+        findings = mended(findings) if repair else findings
+        rows = [(one, _found_of(one, findings)) for one in parts.catalog.generations.all()]
+    ok = not any(finding.open for finding in findings)
     if as_json:
-        show_json(
-            {"ok": not any(trouble for _, trouble in rows), "generations": [_row(*row) for row in rows]}
-        )
+        generations = [_row(*row) for row in rows]
+        show_json({"ok": ok, "generations": generations, "findings": documents(findings)})
     else:
         cells = [
             (one.id, f"{one.model_name}/{one.model_version}", one.image_count, one.text_count,
@@ -80,7 +95,8 @@ def verify(home: HomeOption = None, as_json: JsonOption = False) -> None:
             for one, trouble in rows
         ]  # fmt: skip
         show_table("generations", ("id", "model", "images", "texts", "", "state"), cells)
-    if any(trouble for _, trouble in rows):
+        show_findings(findings)
+    if not ok:
         raise typer.Exit(FAILED)
 
 
@@ -116,6 +132,12 @@ def _chosen(kept: list[Generation], wanted: str | None) -> Generation:
     if live + 1 == len(kept):
         fail(f"there is no generation before the live one, {kept[live].id}")
     return kept[live + 1]
+
+
+def _found_of(generation: Generation, findings: Sequence[Finding]) -> str:
+    """What is wrong with a generation or its model still, or an empty text."""
+    concerned = {generation.id, f"{generation.model_name}/{generation.model_version}"}
+    return "; ".join(finding.detail for finding in findings if finding.open and finding.subject in concerned)
 
 
 def _trouble(parts: Parts, generation: Generation) -> str:

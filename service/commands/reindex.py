@@ -42,6 +42,8 @@ def reindex(
         job = _call(client, "POST", "/v1/admin/reindex", json=body, headers=once)
         if wait:
             job = _follow(client, job, as_json)
+    for one in (job.get("validation") or {}).get("left_out", ()):
+        note(f"{one['count']} items are not in it ({one['reason']}): {', '.join(one['ids'])}")
     if as_json:
         show_json(job)
     elif wait and job["phase"] == "done":

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from service.application.ports import ModelRef
+from service.application.ports import Encoder, ModelRef
 from service.application.types import Side
 from service.bulk_wiring import (
     FolderExports,
@@ -22,10 +22,12 @@ from service.bulk_wiring import (
     model_of,
     read_codes,
 )
-from service.commands.console import JsonOption, fail, progress_bar, say, show_json
+from service.commands.console import JsonOption, fail, note, progress_bar, say, show_json
 from service.commands.home import build_index, opened, resolved
 from service.commands.options import DeviceOption, HomeOption, KeepOption, settings_with
 from service.wiring import Parts
+
+_NAMED = 5
 
 BackendOption = Annotated[
     str | None,
@@ -140,11 +142,12 @@ def import_codes(
                 encoder, ready, lambda label, at, total: bar.at(at, total or None, label)
             )
         seconds = time.monotonic() - started
+        left_out, first = _left_out(parts, encoder)
     if as_json:
         show_json(
             {"generation": done.generation.id, "model": f"{name}/{version}", "items": done.items,
              "created": done.created, "seconds": round(seconds, 3), "catalog_s": round(done.catalog_s, 3),
-             "index_s": round(done.index_s, 3)}
+             "index_s": round(done.index_s, 3), "left_out": {"count": left_out, "ids": first}}
         )  # fmt: skip
     else:
         rate = done.items / max(seconds, 1e-3)
@@ -152,6 +155,17 @@ def import_codes(
             f"generation {done.generation.id} of {name}/{version} is live: {done.items} items, "
             f"{done.created} of them new, {rate:.0f} items/s"
         )
+
+
+def _left_out(parts: Parts, encoder: Encoder) -> tuple[int, list[str]]:
+    """How many bare items have no code of the model, and the first; they are named as well."""
+    count, first = parts.catalog.codes.stranded(encoder.digest, _NAMED)
+    if count:
+        note(
+            f"{count} items are not in it: they came as bare codes of another model, and none of "
+            f"{encoder.model_name}/{encoder.model_version} came for them; the first are {', '.join(first)}"
+        )
+    return count, first
 
 
 def _exported_model(parts: Parts, model: str | None) -> ModelRef:

@@ -517,6 +517,10 @@ def test_a_reindex_is_watched_to_its_end_or_not_at_all(run: Run, monkeypatch: py
     monkeypatch.undo()
     Answers(monkeypatch, job("queued"))
     assert run("reindex", "--no-wait")[:2] == (0, "job j is queued\n")
+    monkeypatch.undo()
+    left_out = {"left_out": [{"reason": "bare", "count": 9, "ids": ["a", "b"]}]}
+    Answers(monkeypatch, job("done", generation="g3", validation=left_out))
+    assert "9 items are not in it (bare): a, b" in run("reindex")[2]
 
 
 def test_a_model_is_named_by_its_folder_and_may_be_told_how_good_it_must_be(
@@ -562,6 +566,51 @@ def test_the_doctor_finds_what_is_wrong(
     assert problems == {"disk", "catalog", "models", "generations", "blobs"}
     shutil.rmtree(home / "models" / "odd")
     assert "model.safetensors" in run("doctor", "--home", home, "--json")[1]
+
+
+def test_the_doctor_names_what_it_finds_and_repairs_it_and_so_does_verify(
+    run: Run, tmp_path: Path, model_folder: Path, corpus: Path
+) -> None:
+    """Real models and commands: a flipped byte, an orphan, a lost image; status 1, repaired, status 0."""
+    home = tmp_path / "home"
+    assert run("index", "build", "--home", home, "--data", corpus, "--model", model_folder)[0] == 0
+    live = json.loads(run("index", "verify", "--home", home, "--json")[1])["generations"][0]["id"]
+    damaged = home / "generations" / live / "text" / "codes.npy"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\xff")
+    orphan = home / "blobs" / "ab" / "cd" / ("abcd" + "0" * 60)
+    orphan.parent.mkdir(parents=True)
+    orphan.write_bytes(b"nobody's")
+
+    status, out, _ = run("doctor", "--home", home, "--grace", "0")
+    assert status == 1
+    for words in ("PROBLEM", "generation-damaged", "blob-orphaned", "--repair", "2 found, 2 still open"):
+        assert words in out
+    assert json.loads(run("doctor", "--home", home, "--quick", "--json")[1])["findings"][0]["problem"] is True
+    status, out, _ = run("index", "verify", "--home", home, "--repair")
+    assert (status, "1 found, 0 still open" in out) == (0, True), out
+    assert not (home / "generations" / live).exists()
+    status, out, _ = run("doctor", "--home", home, "--grace", "0", "--repair", "--json")
+    document = json.loads(out)
+    [finding] = document["findings"]
+    assert (status, document["ok"], finding["repaired"], finding["next_step"]) == (0, True, "removed", None)
+    assert not orphan.exists()
+    assert run("index", "verify", "--home", home)[0] == run("doctor", "--home", home, "--grace", "0")[0] == 0
+
+    lost = next(path for path in (home / "blobs").rglob("*") if path.is_file())
+    lost.unlink()
+    status, out, _ = run("doctor", "--home", home, "--repair", "--json")
+    [finding] = json.loads(out)["findings"]
+    assert (status, finding["fault"], finding["repaired"]) == (1, "blob-missing", None)
+    assert "PUT the image again" in finding["next_step"]
+    assert run("doctor", "--home", home, "--grace", "-1")[0] == 2
+
+    (home / "models" / "tiny" / "1" / "calibration.json").write_text("{}")
+    found = json.loads(run("index", "verify", "--home", home, "--json", "--repair")[1])["findings"]
+    assert [one["fault"] for one in found] == ["model-damaged"]
+    assert "calibration.json" in found[0]["detail"]
+    (home / "models" / "tiny" / "1" / "manifest.json").write_text("{")
+    found = json.loads(run("index", "verify", "--home", home, "--json")[1])["findings"]
+    assert [(one["fault"], one["subject"]) for one in found] == [("model-damaged", "tiny/1")]
 
 
 def test_the_doctor_survives_broken_libraries(

@@ -98,6 +98,30 @@ def test_people_read_lines(run, home, given, tmp_path):
     assert "is live" not in out
 
 
+def test_what_another_models_import_leaves_out_is_named(run, home, given, tmp_path, models):
+    """Forty bare items of tiny/1, thirty of them with codes of tiny/2: ten are in no index of it."""
+    run("index", "import-codes", *given, "--model", "tiny/1", "--home", home)
+    adopt_model(settings_with(home=home), str(models[1]))
+    status, _, err = run("index", "build", "--home", home, "--model", "tiny/2")
+    assert status == 1
+    assert f"{COUNT} items came as bare codes of another model" in " ".join(err.split())
+    (tmp_path / "ids.txt").write_text("".join(f"i{number}\n" for number in range(30)))
+    np.save(tmp_path / "codes.npy", np.load(tmp_path / "codes.npy")[:30])
+    import_again = ("index", "import-codes", *given, "--model", "tiny/2", "--home", home)
+    status, _, err = run(*import_again)
+    assert (status, "10 items are not in it" in err, "the first are i30, i31, i32" in err) == (0, True, True)
+    report = json.loads(run(*import_again, "--json")[1])
+    assert report["left_out"] == {"count": 10, "ids": ["i30", "i31", "i32", "i33", "i34"]}
+
+
+def test_a_build_that_goes_on_without_bare_items_names_them(run, home, given, models, monkeypatch):
+    run("index", "import-codes", *given, "--model", "tiny/1", "--home", home)
+    adopt_model(settings_with(home=home), str(models[1]))
+    monkeypatch.setenv("HASHGUARD_REINDEX_SKIPS_BROKEN_ITEMS", "true")
+    status, _, err = run("index", "build", "--home", home, "--model", "tiny/2")
+    assert (status, f"{COUNT} items are not in it (bare): i0, i1, i10, i11, i12" in err) == (0, True), err
+
+
 def test_another_models_export_is_refused(run, home, given, tmp_path, models):
     run("index", "import-codes", *given, "--model", "tiny/1", "--home", home)
     run("index", "export", tmp_path / "out", "--home", home)

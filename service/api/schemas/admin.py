@@ -71,6 +71,18 @@ class QualityAnswer(Answer):
         )
 
 
+class LeftOutAnswer(Answer):
+    """Items of the corpus that the generation lacks, because the service was told to go on without them."""
+
+    reason: str = Field(
+        description="`bare`: imported as a code of another model, without image or text. `broken`: the image "
+        "is missing or damaged, or the model cannot encode it.",
+        examples=["bare"],
+    )
+    count: int
+    ids: list[str] = Field(description="The first few.")
+
+
 class ValidationAnswer(Answer):
     """What was checked before a generation could be served; `note` says why there is no `quality`."""
 
@@ -79,6 +91,7 @@ class ValidationAnswer(Answer):
     canaries: int = Field(description="Codes that were looked up in what was written, and found.")
     quality: QualityAnswer | None
     note: str | None
+    left_out: list[LeftOutAnswer]
 
     @classmethod
     def of(cls, validation: Validation) -> ValidationAnswer:
@@ -89,6 +102,10 @@ class ValidationAnswer(Answer):
             canaries=validation.canaries,
             quality=None if validation.quality is None else QualityAnswer.of(validation.quality),
             note=validation.note,
+            left_out=[
+                LeftOutAnswer(reason=one.reason, count=one.count, ids=[*one.ids])
+                for one in validation.left_out
+            ],
         )
 
 

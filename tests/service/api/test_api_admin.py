@@ -20,7 +20,7 @@ from service.api.app import allowed_hosts, create_app
 from service.api.deps import Context, context
 from service.api.schemas.admin import JobAnswer
 from service.application.building import choose_model
-from service.application.types import Job, JobKind, JobPhase, Quality, TaskQuality, Validation
+from service.application.types import Job, JobKind, JobPhase, LeftOut, Quality, TaskQuality, Validation
 from service.settings import Settings
 from service.wiring import build_application, build_builder, open_parts
 
@@ -105,7 +105,7 @@ def test_a_job_shows_what_was_validated() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     job = Job(
         "j", JobKind.REINDEX, JobPhase.FAILED, 1, 1, None, None, "refused", "m/2", True, None, now, now, now,
-        0.1, Validation(90, 120, 64, quality),
+        0.1, Validation(90, 120, 64, quality, left_out=(LeftOut("bare", 9, ("a", "b")),)),
     )  # fmt: skip
     shown = JobAnswer.of(job).model_dump(mode="json")
     assert shown["validation"] == {
@@ -113,6 +113,7 @@ def test_a_job_shows_what_was_validated() -> None:
         "text_count": 120,
         "canaries": 64,
         "note": None,
+        "left_out": [{"reason": "bare", "count": 9, "ids": ["a", "b"]}],
         "quality": {
             "model": "m/2",
             "live_model": "m/1",

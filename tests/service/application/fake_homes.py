@@ -1,10 +1,15 @@
 """Settings and workers for homes with fake models."""
 
+import importlib
+import multiprocessing
+import os
+import resource
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import pytest
 from fake_models import FakeShelf
 
 from service.settings import Settings
@@ -55,6 +60,56 @@ def thread_launcher(settings):
         return worker
 
     return launch
+
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["fake_service"])  # loads torch once, not in each worker
+
+
+class ForkedWorker:
+    """A worker process that need not load anything: it is forked from one that has."""
+
+    def __init__(self, process):
+        self.process = process
+
+    def poll(self):
+        return self.process.exitcode
+
+    def terminate(self):
+        self.process.terminate()
+        self.process.join()
+
+
+def forking_launcher(settings, most_bytes=None):
+    """Workers as `fake_service.py` has them; no file that they write may have more than `most_bytes`."""
+
+    def launch(job_id):
+        return ForkedWorker(fork(settings, [job_id], most_bytes))
+
+    return launch
+
+
+def fork(settings, arguments, most_bytes=None, log=None):
+    """`fake_service.py` with arguments in a process of its own, whose output goes to a file."""
+    given = (settings.child_environment(), arguments, most_bytes, log)
+    process = FORKS.Process(target=forked, args=given, daemon=True)
+    with pytest.MonkeyPatch.context() as patch:  # Python 3.11 preloads without the path of this process
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(Path(__file__).parent)]))
+        process.start()
+    return process
+
+
+def forked(environment, arguments, most_bytes, log):
+    """What such a process does."""
+    os.environ.update(environment)
+    if most_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+    if log is not None:
+        sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for stream in (1, 2):
+            os.dup2(sink, stream)
+    sys.argv = ["fake_service.py", *arguments]
+    sys.exit(importlib.import_module("fake_service").main())
 
 
 def process_launcher(settings, script="fake_models.py"):

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from real_servers import POSTGRES
 from structlog.testing import capture_logs
 
 from service.application import keyring as keyring_module
@@ -60,9 +61,17 @@ def hands():
     return Hands()
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=POSTGRES)])
+def url(request, tmp_path):
+    """URL of an empty database: everything here holds on both."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/catalog.db"
+    return request.getfixturevalue("postgres").shared()
+
+
 @pytest.fixture
-def catalog(tmp_path, hands):
-    catalog = open_catalog(f"sqlite:///{tmp_path}/catalog.db", hands.now)
+def catalog(url, hands):
+    catalog = open_catalog(url, hands.now)
     yield catalog
     catalog.close()
 
@@ -304,9 +313,9 @@ def test_those_who_wait_for_a_read_share_it(catalog, hands):
     assert counting.reads == 1
 
 
-def test_a_replica_of_its_own_process_follows_within_two_seconds(keys, catalog, tmp_path, hands):
+def test_a_replica_of_its_own_process_follows_within_two_seconds(keys, url, hands):
     """Real time, a second connection: what another replica sees."""
-    other = open_catalog(f"sqlite:///{tmp_path}/catalog.db", hands.now)
+    other = open_catalog(url, hands.now)
     ring = Keyring(other.keys, hands.now)
     key, text = keys.create("n", [Scope.SEARCH], None)
     enter(ring, text)

@@ -156,13 +156,13 @@ def test_a_replica_follows_the_alias(make_app, shelf, home):
 def test_a_request_finishes_on_the_pair_that_it_started_with(make_app, shelf, home):
     app = make_app()
     app.items.put(ItemDraft("a", text="same"))
-    old = app.items.state.current
+    old = app.items.state.hold()
     shelf.publish("2")
     worker = open_parts(settings_for(home), shelf)
     rebuild(worker, "latest")
     worker.close()
     wait_until(lambda: app.health.ready().model_version == "fake/2")
-    encoded = app.retrieval._encode(old, Query(to="text", text="same"))
+    encoded = app.retrieval._encode(old.serving, Query(to="text", text="same"))
     answer = app.retrieval._answer(old, Query(to="text", text="same"), encoded, time.perf_counter())
     assert (answer.model_version, [hit.id for hit in answer.hits]) == ("fake/1", ["a"])
 

@@ -84,6 +84,31 @@ def test_bare_items_lack_no_code(catalog, bulk):
     assert catalog.codes.count_lacking(OTHER, frozenset({"image", "text"})) == 0
 
 
+def test_bare_items_and_bare_sides_are_stranded_under_another_model(catalog, bulk):
+    """ "h" has a text, and a bare image code; "w" is whole; what has this model's code is not stranded."""
+    put_item(catalog, "h", {"text": b"t" * 8})
+    put_item(catalog, "w", {"image": b"i" * 8, "text": b"t" * 8}, image="e" * 64)
+    bulk.put(["x", "h", "y"], {"image": codes_for(3)}, DIGEST, NOW)
+    bulk.put(["y"], {"image": codes_for(1)}, OTHER, NOW)
+    assert catalog.codes.stranded(OTHER, 5) == (2, ["h", "x"])
+    assert catalog.codes.stranded(OTHER, 1) == (2, ["h"])
+    assert catalog.codes.stranded(DIGEST, 5) == (0, [])
+    put_item(catalog, "x", {})  # now it has a text that any model can encode
+    assert catalog.codes.stranded(OTHER, 5) == (1, ["h"])
+
+
+def test_trimming_spares_the_only_code_of_what_has_no_content(catalog, bulk):
+    put_item(catalog, "h", {"text": b"t" * 8})
+    bulk.put(["x", "h", "y"], {"image": codes_for(3)}, DIGEST, NOW)
+    bulk.put(["y"], {"image": codes_for(1)}, OTHER, NOW)
+    catalog.codes.trim([OTHER], 0)
+    assert stored(catalog, "image").keys() == {"h", "x"}  # but "y" is found by its other code
+    assert stored(catalog, "text") == {}  # it can be made again
+    catalog.codes.trim([], 0)
+    assert stored(catalog, "image").keys() == {"h", "x"}
+    assert stored(catalog, "image", OTHER).keys() == {"y"}
+
+
 def test_a_call_that_fails_leaves_nothing(catalog, bulk):
     def fail(_conn, _cursor, statement, *_):
         if "INTO changes" in statement:

@@ -11,6 +11,7 @@ from service.application.types import (
     Generation,
     JobKind,
     JobPhase,
+    LeftOut,
     Quality,
     TaskQuality,
     Validation,
@@ -205,6 +206,7 @@ def test_what_was_validated_comes_back_as_it_was(catalog, measured):
     tasks = (TaskQuality("image-to-text", 0.1, 0.2), TaskQuality("text-to-image", 0.3, 0.4))
     quality = Quality("m/2", "m/1", "labels", 10, 30, tasks, 0.05)
     found = Validation(3, 4, 7, quality) if measured else Validation(3, 4, 7, note="too few")
+    found = replace(found, left_out=(LeftOut("bare", 2, ("a", "b")),) if measured else ())
     job, _ = start(catalog)
     assert job.validation is None
     catalog.jobs.advance(job.id, phase=JobPhase.VALIDATING, validation=found)

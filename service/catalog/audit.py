@@ -1,0 +1,150 @@
+"""Questions about the catalog as a whole, for `hashguard doctor`, and the few changes that put it right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from sqlalchemy import ColumnElement, Connection, and_, delete, distinct, exists, func, select, update
+
+from service.application.types import Generation, Side
+from service.catalog.database import Database, chunks, read_counter
+from service.catalog.generations import SqlGenerations, point_alias
+from service.catalog.tables import (
+    ITEM_COUNTER,
+    AliasRow,
+    CodeRow,
+    CounterRow,
+    ItemRow,
+    MetadataRow,
+    OrphanRow,
+)
+
+_NAMED = 5
+_COLUMN = {"image": ItemRow.image_digest, "text": ItemRow.text}
+
+
+class SqlAudit:
+    """`AuditRepository` on a database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def damage(self) -> list[str]:
+        """What SQLite says of its file's soundness; PostgreSQL looks after its own."""
+        if self._database.engine.dialect.name != "sqlite":
+            return []
+        with self._database.read() as connection:
+            lines = connection.exec_driver_sql("PRAGMA quick_check(10)").scalars().all()
+        return [" ".join(line.split()) for line in lines if line != "ok"]
+
+    def item_counts(self) -> tuple[int, int]:
+        """The number of items that the counter says, and the number of rows."""
+        with self._database.read() as connection:
+            return read_counter(connection, ITEM_COUNTER), _rows(connection)
+
+    def recount(self) -> int:
+        """Set the counter to the number of rows; that number."""
+        with self._database.write() as connection:
+            rows = _rows(connection)
+            connection.execute(update(CounterRow).where(CounterRow.name == ITEM_COUNTER).values(value=rows))
+        return rows
+
+    def strays(self) -> dict[str, tuple[int, list[str]]]:
+        """Table -> number of ids and the first few whose rows there belong to items that have no row."""
+        found = {}
+        with self._database.read() as connection:
+            for table in (CodeRow, MetadataRow):
+                orphan = ~exists().where(ItemRow.id == table.item_id)
+                count = connection.execute(
+                    select(func.count(distinct(table.item_id))).where(orphan)
+                ).scalar_one()
+                ids = select(table.item_id).where(orphan).distinct().order_by(table.item_id).limit(_NAMED)
+                if count:
+                    found[table.__tablename__] = (count, [*connection.execute(ids).scalars()])
+        return found
+
+    def empty_items(self, limit: int) -> tuple[int, list[str]]:
+        """Items with neither image nor text nor a valid code: their number and the first ids."""
+        empty = and_(
+            ItemRow.image_digest.is_(None),
+            ItemRow.text.is_(None),
+            ~exists().where(CodeRow.item_id == ItemRow.id, CodeRow.seq == ItemRow.seq),
+        )
+        return self._counted(empty, limit)
+
+    def aliases(self) -> Mapping[str, str]:
+        """Where each alias points, whether that is there or not."""
+        with self._database.read() as connection:
+            return {row.name: row.generation_id for row in connection.execute(select(AliasRow.__table__))}
+
+    def point(self, alias: str, generation_id: str | None) -> None:
+        """Point an alias at a generation that is there, or drop it (None)."""
+        with self._database.write() as connection:
+            if generation_id is None:
+                connection.execute(delete(AliasRow).where(AliasRow.name == alias))
+            else:
+                point_alias(connection, alias, generation_id)
+
+    def adopt(self, generation: Generation) -> None:
+        """Record a generation whose row was lost."""
+        SqlGenerations(self._database).add(generation)
+
+    def digests(self, after: str, limit: int) -> list[str]:
+        """Digests of images that items have, beyond `after`, in order."""
+        column = ItemRow.image_digest
+        query = select(column).where(column > after).distinct().order_by(column).limit(limit)
+        with self._database.read() as connection:
+            return [digest for digest in connection.execute(query).scalars() if digest is not None]
+
+    def owners(self, digest: str, limit: int) -> tuple[int, list[str]]:
+        """The items that have an image: their number and the first ids."""
+        return self._counted(ItemRow.image_digest == digest, limit)
+
+    def unused(self, digests: Sequence[str]) -> list[str]:
+        """Those that no item has."""
+        with self._database.read() as connection:
+            return _unused(connection, digests)
+
+    def remove_unused(self, digests: Sequence[str], remove: Callable[[str], None]) -> int:
+        """Call `remove` for those that no item has, under the catalog's write lock; their number.
+
+        As in `SqlItems.collect_blobs`: a writer makes sure of its blobs under the same lock.
+        """
+        with self._database.write() as connection:
+            gone = _unused(connection, digests)
+            for digest in gone:
+                remove(digest)
+            for chunk in chunks(gone):
+                connection.execute(delete(OrphanRow).where(OrphanRow.digest.in_(chunk)))
+        return len(gone)
+
+    def drop_codes(self, model_digest: str, side: Side, ids: Sequence[str]) -> list[str]:
+        """Drop codes that can be made again, because the item has content on that side; whose they were."""
+        dropped: list[str] = []
+        with self._database.write() as connection:
+            for chunk in chunks(ids):
+                known = select(ItemRow.id).where(ItemRow.id.in_(chunk), _COLUMN[side].is_not(None))
+                again = [*connection.execute(known.order_by(ItemRow.id)).scalars()]
+                mine = and_(CodeRow.model_digest == model_digest, CodeRow.side == side)
+                connection.execute(delete(CodeRow).where(mine, CodeRow.item_id.in_(again)))
+                dropped += again
+        return dropped
+
+    def _counted(self, which: ColumnElement[bool], limit: int) -> tuple[int, list[str]]:
+        """The number of items that satisfy a condition, and the first ids."""
+        ids = select(ItemRow.id).where(which).order_by(ItemRow.id).limit(limit)
+        count = select(func.count()).select_from(ItemRow).where(which)
+        with self._database.read() as connection:
+            return connection.execute(count).scalar_one(), [*connection.execute(ids).scalars()]
+
+
+def _rows(connection: Connection) -> int:
+    return connection.execute(select(func.count()).select_from(ItemRow)).scalar_one()
+
+
+def _unused(connection: Connection, digests: Sequence[str]) -> list[str]:
+    used: set[str | None] = set()
+    for chunk in chunks(digests):
+        found = select(ItemRow.image_digest).where(ItemRow.image_digest.in_(chunk)).distinct()
+        used.update(connection.execute(found).scalars())
+    return [digest for digest in digests if digest not in used]
