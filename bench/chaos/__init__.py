@@ -1,0 +1,1 @@
+"""The service under kill -9: clients, killer and driver on one side, an oracle in a process of its own."""
