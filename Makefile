@@ -23,13 +23,14 @@ SURROGATES ?=
 MODEL ?=
 QUERIES ?= 200
 ITEMS ?= 10000000
+CHAOS_SEED ?= 0
 SURROGATE ?=
 DEFENCE ?= drfgd
 EPOCHS ?= 8
 ONLY ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check check-containers format lock openapi sample-model bench-quality bench-robustness bench-broken-defences bench-ablation bench-attack-score bench-search bench-scale tables clean
+.PHONY: help setup run test check check-containers format lock openapi sample-model bench-quality bench-robustness bench-broken-defences bench-ablation bench-attack-score bench-search bench-scale bench-chaos bench-reindex tables clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -109,6 +110,12 @@ bench-search: setup ## Search and bulk-add speed against raw Faiss in the same p
 
 bench-scale: setup ## Bulk import, restart, memory and search of a large corpus: [ITEMS=10000000]
 	$(BIN)/python -m bench.scale --items $(ITEMS) --out docs/performance/scale.json
+
+bench-chaos: setup ## kill -9 of service and worker under load, judged by an oracle (10 minutes and more): [CHAOS_SEED=0]
+	$(BIN)/python -m bench.chaos --seed $(CHAOS_SEED) --out docs/performance/chaos.json
+
+bench-reindex: setup ## Searches during a reindex, and its throughput beside plain encoding; wants a quiet machine
+	$(BIN)/python -m bench.reindex_load --out docs/performance/reindex-load.json
 
 clean: ## Remove what the other commands made, the virtual environment included
 	rm -rf $(VENV) home build .mypy_cache .ruff_cache .pytest_cache .hypothesis

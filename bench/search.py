@@ -176,14 +176,18 @@ def show(rows: Sequence[Row]) -> None:
         print(f"{row.what:46} {row.ours:10.4g} {row.unit}{peer}")
 
 
-def write_report(out: Path, name: str, module: str, rows: Sequence[Row]) -> None:
-    """The data file of a benchmark that was called as `python -m module` with this process's arguments."""
+def write_report(out: Path, name: str, module: str, rows: Sequence[Row], **more: object) -> None:
+    """The data file of a benchmark that was called as `python -m module` with this process's arguments.
+
+    `more` goes in beside the rows.
+    """
     report = {
         "name": name,
         "command": f"python -m {module} " + " ".join(sys.argv[1:]),
         "machine": machine(),
         "commit": commit(),
         "rows": [asdict(row) for row in rows],
+        **more,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

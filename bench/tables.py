@@ -13,6 +13,7 @@ from typing import Any
 
 from bench.ablation_table import ablation_table
 from bench.attack_score_table import attack_score_table
+from bench.life_cycle_table import chaos_table, reindex_load_table
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKS = "<!-- {name}:begin -->", "<!-- {name}:end -->"
@@ -161,13 +162,17 @@ def replaced(text: str, name: str, table: str) -> str:
 def tables() -> dict[str, dict[str, str]]:
     """Every table by page and name."""
     docs = ROOT / "docs"
-    robustness = docs / "robustness"
+    robustness, performance = docs / "robustness", docs / "performance"
     return {
         "README.md": {"quality": quality_table(docs / "quality"), "robustness": robustness_table(robustness)},
         "docs/method.md": {
             "differences": differences_table(robustness),
             "ablation": ablation_table(robustness),
             "attack-score": attack_score_table(robustness),
+        },
+        "docs/operations.md": {
+            "chaos": chaos_table(performance),
+            "reindex-load": reindex_load_table(performance),
         },
     }
 
