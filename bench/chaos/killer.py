@@ -97,20 +97,25 @@ class Killer:
         event = {"what": "kill", "targets": list(strike.targets), "ready_at": None, "workers": 0}
         if "worker" in strike.targets:
             self._find_worker(strike.delay_s)
-        event["at"] = time.monotonic()
-        if "worker" in strike.targets:
-            event["workers"] = self._kill_worker()
+        event |= self._kill_worker() if "worker" in strike.targets else _between(time.monotonic())
         if "service" in strike.targets:
             self._server.kill()
             event |= self._restart(strike)
         self._journal.write(event)
 
-    def _kill_worker(self) -> int:
-        """Kill a worker, the next one if the one that was found has ended; how many were hit."""
+    def _kill_worker(self) -> dict[str, float]:
+        """Kill a worker, the next one if the one that was found has ended; when, and how many were hit.
+
+        Raises RuntimeError when none comes.
+        """
         until = time.monotonic() + _PATIENCE_S
-        while not (hit := self._server.kill_workers()) and time.monotonic() < until:
+        begun = time.monotonic()
+        while not (hit := self._server.kill_workers()):
+            if time.monotonic() > until:
+                raise RuntimeError(f"wanted a worker to kill, none came in {_PATIENCE_S:g} s")
             time.sleep(0.01)
-        return len(hit)
+            begun = time.monotonic()
+        return {**_between(begun), "workers": len(hit)}
 
     def _restart(self, strike: Strike) -> dict[str, float | bool]:
         """Start the service, kill it while it starts if that is the plan, and see it ready."""
@@ -125,6 +130,11 @@ class Killer:
         """Wait for a worker, then for a part of its life, which may end before."""
         _wait(lambda: bool(self._server.workers()), _PATIENCE_S)
         _wait(lambda: not self._server.workers(), delay_s)
+
+
+def _between(begun: float) -> dict[str, float]:
+    """A moment between `begun` and now, as a kill's event tells it."""
+    return {"at": begun, "until": time.monotonic()}
 
 
 def _wait(condition: Callable[[], bool], limit_s: float = float("inf")) -> None:

@@ -113,7 +113,7 @@ def jobs(reindexes: list[Event], kills: list[Event], counts: Counter[str]) -> li
     wrong = []
     for one in reindexes:
         counts[f"reindexes {one['phase']}"] += 1
-        hit = any(one["t0"] <= kill["at"] <= one["t1"] for kill in kills)
+        hit = any(one["t0"] <= kill["until"] and kill["at"] <= one["t1"] for kill in kills)
         if one["phase"] != "done" and not hit:
             wrong.append(f"reindex failed by itself: {one['phase']}, {one['error']}")
     return wrong

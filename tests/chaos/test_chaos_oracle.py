@@ -3,8 +3,10 @@
 import copy
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +16,8 @@ from bench.chaos import oracle
 from bench.chaos.corpus import FILTERS, draw_contents, make_draft
 from bench.chaos.filters import holds
 from bench.chaos.history import History, windows
-from bench.chaos.killer import plan
+from bench.chaos.killer import Killer, Strike, plan
+from bench.chaos.server import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -248,8 +251,32 @@ def test_requests_fail_cleanly_and_in_a_kill_window_only(at, outcome, kind):
 
 def test_a_reindex_fails_only_when_somebody_was_killed():
     failed = {"phase": "failed", "error": "why", "t0": 10.0, "t1": 20.0}
-    assert oracle.jobs([failed], [{"at": 15.0}], Counter()) == []
-    assert kinds(oracle.jobs([failed], [{"at": 25.0}], Counter())) == {"reindex failed by itself"}
+    for during in ({"at": 15.0, "until": 15.1}, {"at": 9.9, "until": 10.0}, {"at": 20.0, "until": 20.1}):
+        assert oracle.jobs([failed], [during], Counter()) == []
+    for apart in ({"at": 25.0, "until": 25.1}, {"at": 9.8, "until": 9.9}):
+        assert kinds(oracle.jobs([failed], [apart], Counter())) == {"reindex failed by itself"}
+
+
+def test_a_worker_that_is_waited_for_is_killed_when_it_comes_not_before():
+    class Busy(Server):
+        def __init__(self):
+            self.looks = 0
+
+        def workers(self):
+            return [1]
+
+        def kill_workers(self):
+            self.looks += 1
+            return [] if self.looks < 4 else [7]
+
+    events = []
+    journal = SimpleNamespace(write=events.append)
+    strike = Strike(0.0, ("worker",), 0.0, None, 1)
+    begun = time.monotonic()
+    Killer(Busy(), [strike], journal).run(lambda: True)
+    (event,) = events
+    assert event["workers"] == 1
+    assert begun + 0.03 <= event["at"] <= event["until"] <= time.monotonic()
 
 
 @pytest.fixture(scope="module")
