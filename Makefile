@@ -23,6 +23,7 @@ SURROGATES ?=
 MODEL ?=
 QUERIES ?= 200
 ITEMS ?= 10000000
+ENGINE ?= pgvector
 CHAOS_SEED ?= 0
 SURROGATE ?=
 DEFENCE ?= drfgd
@@ -30,7 +31,7 @@ EPOCHS ?= 8
 ONLY ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check check-containers format lock openapi sample-model bench-quality bench-robustness bench-broken-defences bench-ablation bench-attack-score bench-search bench-scale bench-chaos bench-reindex tables clean
+.PHONY: help setup run test check check-containers format lock openapi sample-model bench-quality bench-robustness bench-broken-defences bench-ablation bench-attack-score bench-search bench-scale bench-chaos bench-reindex bench-scale-out tables clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -58,9 +59,14 @@ check: setup ## ruff, mypy strict, import contracts, house gauge
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest -q tests/architecture -p no:cacheprovider
 
-check-containers: ## hadolint, docker-compose config, manifests; then the Dockerfiles built by buildah (needs these tools)
+check-containers: setup ## hadolint, docker-compose config, manifests; images built by buildah and tried (needs these tools, and root)
 	sh docker/check.sh lint
 	sh docker/check.sh build
+	PYTHONPATH=clients/python $(BIN)/python -m bench.container_trial --out docs/performance/containers.json
+
+bench-scale-out: setup ## Two replicas behind nginx under load: killed, reindexed, rolled back: [ENGINE=pgvector] (needs nginx)
+	PYTHONPATH=tests:clients/python $(BIN)/python -m bench.scale_out --engine $(ENGINE) \
+	    --out docs/performance/scale-out-$(ENGINE).json
 
 format: setup ## Format and mend what ruff can mend
 	$(BIN)/ruff format .

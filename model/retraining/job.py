@@ -20,12 +20,13 @@ from model.evaluation.evidence import write_whole
 from model.evaluation.launch import Order as Evaluation
 from model.evaluation.launch import prepare
 from model.evaluation.launch import run as evaluate
+from model.evaluation.plan import UNDEFENDED
 from model.evaluation.recording import REPORT, record
 from model.evaluation.report import write_html
 from model.evaluation.watching import terminal
 from model.retraining.floors import Floors, shortfalls
 from model.retraining.live import Service
-from model.retraining.work import Decision, Run, alone, key_of
+from model.retraining.work import Decision, Run, alone, key_of, resumable, trained
 from model.training.config import Recipe, from_table, load_recipe, to_table
 from model.training.display import Display, Terminal
 from model.training.distributed import joined_world
@@ -34,7 +35,9 @@ from model.training.fit import default_name, fit
 from model.training.stopping import Stopped, StopWish
 
 WORK, MODELS, PAGE = "retrain", "models", "report.html"
-FIRST_RECIPE, FIRST_DEFENCE, FIRST_BITS = "default", "none", 64
+TOWERS = ("image", "text")
+"""How the names of a hasher's parameters begin."""
+FIRST_RECIPE, FIRST_DEFENCE, FIRST_BITS = "default", UNDEFENDED, 64
 """What a first model is trained by when nothing is said; later ones are trained like the live one."""
 
 
@@ -128,19 +131,39 @@ class _Job:
 
     def train(self) -> ModelCard:
         """The candidate; trained, or continued, unless it is there."""
-        found = self.run.candidate()
-        if found is not None:
+        if (found := trained(self.run.models)) is not None:
             return found
-        name = self.training.name
-        self.run.reserve(name, self.order.home / MODELS)
-        resume = self.run.resumable(name)
+        self.run.reserve(self.training.name, self.order.home / MODELS)
+        return self._fit(replace(self.training, models=self.run.models))
+
+    def twin(self) -> ModelCard | None:
+        """The undefended model that shows that the attacks work; None for a candidate that is its own.
+
+        It has the candidate's architecture and is trained on the same data by the same recipe, without the
+        defence: attacks are believed only when they take it to chance (the gate works-on-twin).
+        """
+        if self.training.defence == UNDEFENDED:
+            return None
+        if (found := trained(self.run.twins)) is not None:
+            return found
+        recipe = undefended(self.training.recipe)
+        return self._fit(
+            replace(self.training, models=self.run.twins, defence=UNDEFENDED, recipe=recipe),
+            "training the undefended twin, which shows that the attacks work",
+        )
+
+    def _fit(self, training: Training, why: str | None = None) -> ModelCard:
+        """Train, from a checkpoint if there is one."""
+        training = replace(training, resume=resumable(training.models, training.name))
         with joined_world(self.order.device) as world, Terminal() as display:
             if world.size > 1:
                 raise RetrainingError(
                     f"wanted one process, got {world.size}: torchrun is for hashguard train"
                 )
-            fit(replace(self.training, models=self.run.models, resume=resume), world, display, self.wish)
-        return _present(self.run.candidate())
+            if why is not None:
+                display.say(why)
+            fit(training, world, display, self.wish)
+        return _present(trained(training.models))
 
     def judge(self, candidate: ModelCard) -> Decision:
         """Evaluate it beside the live model and write the decision; raises RetrainingError when refused."""
@@ -162,14 +185,14 @@ class _Job:
 
     def _evaluate(self, candidate: ModelCard) -> dict[str, Any]:
         out = self.run.evaluation(self.judged)
-        order = self.order
+        order, twin = self.order, self.twin()
         wanted = Evaluation(
             data=order.data,
             models=[candidate.folder, *([] if self.live is None else [self.live.folder])],
             out=out,
             attacks=order.attacks,
             resume=True,
-            twin=None,
+            twin=None if twin is None else twin.folder,
             surrogates=[],
             queries=order.queries,
             wordnet=None,
@@ -242,6 +265,12 @@ def _recipe(order: Order, lived: dict[str, Any] | None) -> Recipe:
         recipe = load_recipe(FIRST_RECIPE) if lived is None else from_table(lived)
     recipe = recipe.with_changes(seed=order.seed, epochs=order.epochs)
     return recipe if order.backbone is None else recipe.with_source(order.backbone)
+
+
+def undefended(recipe: Recipe) -> Recipe:
+    """The recipe without its defence, and without the rates of networks that only the defence has."""
+    rates = {prefix: rate for prefix, rate in recipe.optimiser.rates.items() if prefix.startswith(TOWERS)}
+    return replace(recipe, defence={}, optimiser=replace(recipe.optimiser, rates=rates))
 
 
 def _run_of(order: Order, training: Training, fingerprint: str) -> Run:

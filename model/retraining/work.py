@@ -3,6 +3,7 @@
     <home>/retrain/                 one retraining at a time (a lock on this folder)
         <key>/                      of one data set, recipe, defence, code length and name
             models/<name>/<version>/    the candidate, out of the service's sight until it may be served
+            twin/<name>/1/              its undefended twin, which the gates want; it is never served
             evaluation/<key>/           its report beside the live model: units, report.json
             decision.json               what was decided, and why; written whole or not at all
 
@@ -74,6 +75,20 @@ def alone(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def trained(models: Path) -> ModelCard | None:
+    """The model in a folder of models, its files compared with its manifest; None before there is one.
+
+    Raises ArtefactError.
+    """
+    found = list_models(models)
+    return verify(found[-1].folder) if found else None
+
+
+def resumable(models: Path, name: str) -> bool:
+    """Whether a training of that name was cut off after a checkpoint."""
+    return bool(list_checkpoints(RunFolder(models / RUNS / name).checkpoints))
+
+
 @dataclass(frozen=True)
 class Run:
     """The folder of one retraining."""
@@ -84,6 +99,11 @@ class Run:
     def models(self) -> Path:
         """Where the candidate is trained."""
         return self.path / "models"
+
+    @property
+    def twins(self) -> Path:
+        """Where its undefended twin is trained."""
+        return self.path / "twin"
 
     def evaluation(self, judged: str) -> Path:
         """Where it is evaluated."""
@@ -114,15 +134,6 @@ class Run:
         write_file(draft, (json.dumps(asdict(decision), indent=1) + "\n").encode())
         draft.replace(self.path / DECISION)
         sync_folder(self.path)
-
-    def candidate(self) -> ModelCard | None:
-        """The trained candidate, its files compared with its manifest; None before. Raises ArtefactError."""
-        found = list_models(self.models)
-        return verify(found[-1].folder) if found else None
-
-    def resumable(self, name: str) -> bool:
-        """Whether a training of that name was cut off after a checkpoint."""
-        return bool(list_checkpoints(RunFolder(self.models / RUNS / name).checkpoints))
 
     def reserve(self, name: str, published: Path) -> None:
         """Make the candidate's version the one after the newest in `published`.

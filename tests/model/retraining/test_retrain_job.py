@@ -235,3 +235,39 @@ def test_a_damaged_decision_is_not_believed(tmp_path, text, said):
     (tmp_path / DECISION).write_text(text if text is not None else json.dumps(whole))
     with pytest.raises(RetrainingError, match=said):
         Run(tmp_path).decision()
+
+
+def defended(tmp_path):
+    """A recipe file of DRFGD on the tiny towers, with a rate that only the trained networks of a defence have."""
+    path = tmp_path / "defended.toml"
+    path.write_text(
+        "[architecture.image]\nkind = 'residual_cnn'\nsize = 16\nstem = 4\nwidths = [6]\npools = [0, 1]\n"
+        "hidden = 8\n[architecture.text]\nkind = 'conv'\nmax_length = 8\ndim = 8\nwidth = 8\nlayers = 1\n"
+        "hidden = 8\n[schedule]\nepochs = 2\nbatch = 16\n[optimiser]\nrate = 0.01\n"
+        "rates = {image = 0.5, generators = 0.25}\n"
+        "[defence]\nwidth = 8\nimage_channels = 8\ntext_channels = 8\nshare = 0.5\ngenerator_every = 1\n"
+    )
+    return str(path)
+
+
+def test_a_defended_candidate_is_judged_beside_an_undefended_twin(home, admin, retraining, tmp_path):
+    result = retraining(recipe=defended(tmp_path), defence="drfgd")
+    assert result.outcome == "served"
+    (twin,) = list_models(next((home / "retrain").glob("*/twin")))
+    candidate = read_card(home / "models" / result.model)
+    assert (twin.manifest["defence"]["name"], candidate.manifest["defence"]["name"]) == ("none", "drfgd")
+    assert twin.manifest["architecture"] == candidate.manifest["architecture"]
+    assert twin.manifest["defence"]["recipe"]["optimiser"]["rates"] == {"image": 0.5}
+    (report,) = (home / "retrain").glob("*/evaluation/*/report.json")
+    model = next(
+        one for one in json.loads(report.read_text())["models"] if one["digest"] == candidate.digest
+    )
+    assert model["twin"]["digest"] == twin.digest
+
+
+def test_a_twin_that_is_there_is_not_trained_again(home, retraining, tmp_path, monkeypatch):
+    order = {"recipe": defended(tmp_path), "defence": "drfgd", "if_new_data": True}
+    with pytest.raises(RetrainingError, match="refused"):
+        retraining(**order, floors=UNREACHABLE)
+    monkeypatch.setattr("model.retraining.job.fit", lambda *_: pytest.fail("trained again"))
+    assert retraining(**order, floors=Floors(clean=0.9, robust=0.9)).outcome == "served"
