@@ -36,6 +36,7 @@ from typing import Any
 
 import httpx
 from hashguard_client.client import Client
+from hashguard_client.errors import HashguardError
 from PIL import Image, ImageDraw
 
 from bench.search import Row, show, write_report
@@ -116,7 +117,7 @@ def inside(tree: Tree, words: Sequence[str], volumes: Volumes) -> list[str]:
     there = f"cd {shlex.quote(tree.config.get('WorkingDir') or '/')} && exec {shlex.join(words)}"
     last = ["chroot", str(tree.root), "setpriv", *drop, "env", "-i", *tree.config["Env"], "sh", "-c", there]
     script = " && ".join([*setup(tree, volumes), f"exec {shlex.join(last)}"])
-    return ["unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "sh", "-c", script]
+    return ["unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "sh", "-c", script]
 
 
 def ran(tree: Tree, words: Sequence[str], volumes: Volumes, *, status: int = 0) -> tuple[str, str]:
@@ -131,6 +132,8 @@ def ran(tree: Tree, words: Sequence[str], volumes: Volumes, *, status: int = 0) 
 @contextmanager
 def serving(tree: Tree, volumes: Volumes, log: Path) -> Iterator[float]:
     """The image's own entry point and command until SIGTERM; the seconds until it was ready."""
+    if is_ready():
+        raise Broken(f"something else answers on {URL}")
     words = [*tree.config["Entrypoint"], *tree.config["Cmd"]]
     begun = time.monotonic()
     with (
@@ -143,12 +146,18 @@ def serving(tree: Tree, volumes: Volumes, log: Path) -> Iterator[float]:
                     raise Broken(f"the service did not get ready: {log.read_text()[-3000:]}")
                 time.sleep(0.05)
             yield time.monotonic() - begun
-            (child,) = Path(f"/proc/{ours.pid}/task/{ours.pid}/children").read_text().split()
-            os.kill(int(child), signal.SIGTERM)
+            tell(ours, signal.SIGTERM)
             if (status := ours.wait(60)) != 0:
                 raise Broken(f"after SIGTERM: wanted status 0, got {status}: {log.read_text()[-2000:]}")
         finally:
-            ours.kill()
+            tell(ours, signal.SIGKILL)
+
+
+def tell(ours: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Send a signal to the process inside: `unshare` does not pass it on, nor takes it along when it dies."""
+    if ours.poll() is None:
+        for child in Path(f"/proc/{ours.pid}/task/{ours.pid}/children").read_text().split():
+            os.kill(int(child), number)
 
 
 def is_ready() -> bool:
@@ -290,7 +299,7 @@ def main() -> int:
             service = stack.enter_context(mounted(given.service))
             trainer = stack.enter_context(mounted(given.trainer)) if given.trainer else None
             rows = story(service, trainer, Path(folder))
-        except Broken as error:
+        except (Broken, HashguardError, httpx.HTTPError) as error:
             print(f"DOES NOT HOLD: {error}", file=sys.stderr)
             return 1
     show(rows)
