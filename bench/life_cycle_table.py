@@ -1,4 +1,4 @@
-"""The tables of docs/operations.md on reindexing, from `chaos.json` and `reindex-load.json`."""
+"""The tables of docs/operations.md: reindexing, scale and containers, from the benchmarks' data files."""
 
 from __future__ import annotations
 
@@ -45,6 +45,24 @@ def reindex_load_table(folder: Path) -> str:
         f"| {row['ratio']:.2f} ± {row['spread']:.2f} |"
         for row in report["rows"]
     ]
+    return "\n".join(lines)
+
+
+def rows_table(folder: Path, name: str) -> str:
+    """A benchmark's rows beside what was wanted; empty without the data file."""
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        return ""
+    report = json.loads(path.read_text(encoding="utf-8"))
+    lines = [
+        f"`{report['command'].strip()}`; {report['machine']}.",
+        "",
+        "| what | figure | peer |",
+        "|---|---|---|",
+    ]
+    for row in report["rows"]:
+        peer = "" if row["peer"] is None else f"{row['peer']:.4g} {row['unit']}"
+        lines.append(f"| {row['what']} | {row['ours']:.4g} {row['unit']} | {peer} |")
     return "\n".join(lines)
 
 

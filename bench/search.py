@@ -172,7 +172,8 @@ def commit() -> str:
 def show(rows: Sequence[Row]) -> None:
     """The rows on stdout, beside their peers."""
     for row in rows:
-        peer = "" if row.peer is None else f"  peer {row.peer:.4g}  ratio {row.ratio:.3f}"
+        peer = "" if row.peer is None else f"  peer {row.peer:.4g}"
+        peer += "" if row.ratio is None else f"  ratio {row.ratio:.3f}"
         print(f"{row.what:46} {row.ours:10.4g} {row.unit}{peer}")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.ablation_table import ablation_table
 from bench.attack_score_table import attack_score_table
-from bench.life_cycle_table import chaos_table, reindex_load_table
+from bench.life_cycle_table import chaos_table, reindex_load_table, rows_table
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKS = "<!-- {name}:begin -->", "<!-- {name}:end -->"
@@ -173,6 +173,7 @@ def tables() -> dict[str, dict[str, str]]:
         "docs/operations.md": {
             "chaos": chaos_table(performance),
             "reindex-load": reindex_load_table(performance),
+            **{name: rows_table(performance, name) for name in ("scale", "scale-out-pgvector", "containers")},
         },
     }
 

@@ -25,6 +25,7 @@ from bench import replicas, scale_out
 from bench.callers import Call, Log, Watch, asking, longest_ms, median_ms, watching
 from bench.replicas import NotStarted, Replica, Stack, proxy_text, shared_settings
 from bench.scale_out import Findings, mixed
+from bench.search import Row, show
 
 QUICK = {"MODEL_BATCH_DELAY_MS": "0", "CANARY_INTERVAL_S": "0.5", "DRAIN_S": "5"}
 
@@ -112,6 +113,14 @@ def test_failures_lost_writes_and_late_replicas_are_found():
         "calls that failed: wanted 0, got 1 ",
         "late: wanted 2, got 2.1 s",
         "found: wanted 7, got 6 of all",
+    ]
+
+
+def test_rows_are_shown_with_their_peers_and_ratios(capsys):
+    show([Row("failed", 0.0, 0, "", None, None), Row("took", 1.0, 2.0, "s", 0.5, None)])
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["failed", "0", "peer", "0"],
+        ["took", "1", "s", "peer", "2", "ratio", "0.500"],
     ]
 
 

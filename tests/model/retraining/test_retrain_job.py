@@ -238,7 +238,7 @@ def test_a_damaged_decision_is_not_believed(tmp_path, text, said):
 
 
 def defended(tmp_path):
-    """A recipe file of DRFGD on the tiny towers, with a rate that only the trained networks of a defence have."""
+    """A recipe of DRFGD on the tiny towers, with a rate that only networks of the defence have."""
     path = tmp_path / "defended.toml"
     path.write_text(
         "[architecture.image]\nkind = 'residual_cnn'\nsize = 16\nstem = 4\nwidths = [6]\npools = [0, 1]\n"
@@ -259,9 +259,7 @@ def test_a_defended_candidate_is_judged_beside_an_undefended_twin(home, admin, r
     assert twin.manifest["architecture"] == candidate.manifest["architecture"]
     assert twin.manifest["defence"]["recipe"]["optimiser"]["rates"] == {"image": 0.5}
     (report,) = (home / "retrain").glob("*/evaluation/*/report.json")
-    model = next(
-        one for one in json.loads(report.read_text())["models"] if one["digest"] == candidate.digest
-    )
+    model = next(one for one in json.loads(report.read_text())["models"] if one["digest"] == candidate.digest)
     assert model["twin"]["digest"] == twin.digest
 
 
