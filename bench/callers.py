@@ -62,7 +62,7 @@ class Log:
         first = min((call.ended for call in answers if call.generation == generation), default=None)
         if first is None:
             raise ValueError(f"no answer named the generation {generation}")
-        return max((call.begun - first for call in answers if call.generation != generation), default=0.0)
+        return max((0.0, *(call.begun - first for call in answers if call.generation != generation)))
 
 
 def written_text(name: str) -> str:
