@@ -64,10 +64,6 @@ check-containers: setup ## hadolint, docker-compose config, manifests; images bu
 	sh docker/check.sh build
 	PYTHONPATH=clients/python $(BIN)/python -m bench.container_trial --out docs/performance/containers.json
 
-bench-scale-out: setup ## Two replicas behind nginx under load: killed, reindexed, rolled back: [ENGINE=pgvector] (needs nginx)
-	PYTHONPATH=tests:clients/python $(BIN)/python -m bench.scale_out --engine $(ENGINE) \
-	    --out docs/performance/scale-out-$(ENGINE).json
-
 format: setup ## Format and mend what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -122,6 +118,10 @@ bench-chaos: setup ## kill -9 of service and worker under load, judged by an ora
 
 bench-reindex: setup ## Searches during a reindex, and its throughput beside plain encoding; wants a quiet machine
 	$(BIN)/python -m bench.reindex_load --out docs/performance/reindex-load.json
+
+bench-scale-out: setup ## Two replicas behind nginx under load: killed, reindexed, rolled back: [ENGINE=pgvector] (needs nginx)
+	PYTHONPATH=tests:clients/python $(BIN)/python -m bench.scale_out --engine $(ENGINE) \
+	    --out docs/performance/scale-out-$(ENGINE).json
 
 clean: ## Remove what the other commands made, the virtual environment included
 	rm -rf $(VENV) home build .mypy_cache .ruff_cache .pytest_cache .hypothesis
