@@ -18,6 +18,8 @@ class Fault(StrEnum):
     """Kinds of inconsistency; docs/operations.md says how each is found and mended."""
 
     CATALOG_DAMAGED = "catalog-damaged"
+    CATALOG_MISSING = "catalog-missing"
+    CATALOG_BEHIND = "catalog-behind"
     ITEM_COUNT = "item-count"
     ROW_MISSING = "row-missing"
     ITEM_EMPTY = "item-empty"
@@ -39,10 +41,15 @@ class Fault(StrEnum):
     BLOB_UNDECODABLE = "blob-undecodable"
     BLOB_ORPHANED = "blob-orphaned"
     BLOB_PARTIAL = "blob-partial"
+    BLOB_UNREADABLE = "blob-unreadable"
+    CHECK_ENDED = "check-ended"
 
 
 NOTES = frozenset({Fault.TABLE_UNKNOWN})
 """What is named but is no problem of this home."""
+
+DOUBTS = frozenset({Fault.CATALOG_DAMAGED, Fault.CATALOG_MISSING, Fault.CATALOG_BEHIND, Fault.CHECK_ENDED})
+"""What, found of the catalog, leaves nothing that it says of images and generations to be acted on."""
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,11 @@ class BlobListing(Protocol):
 class AuditRepository(Protocol):
     """Questions about the catalog as a whole, and the few changes that put it right."""
 
-    def damage(self) -> list[str]:
-        """What the database says of its own soundness; empty when it is sound or cannot be asked."""
+    def damage(self, quick: bool = False) -> list[str]:
+        """What the database says of its own soundness; empty when it is sound or cannot be asked.
+
+        `quick` does not compare indexes with their tables.
+        """
         ...
 
     def item_counts(self) -> tuple[int, int]:

@@ -108,7 +108,7 @@ class Importer:
                 report.fail(line, f"{draft.id}: {failure.detail}")
         if encoded.records:
             store_blobs(self.blobs, encoded)
-            written = self.items.put(encoded.records, lambda: store_blobs(self.blobs, encoded))
+            written = self.items.put(encoded.records, lambda: store_blobs(self.blobs, encoded, True))
             report.created += sum(written.created)
             report.replaced += len(written.created) - sum(written.created)
 

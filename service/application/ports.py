@@ -201,8 +201,11 @@ class GenerationStore(Protocol):
 class BlobStore(Protocol):
     """Image bytes by their SHA-256."""
 
-    def ensure(self, digest: str, data: bytes) -> None:
-        """Make sure that the bytes are stored; nothing is written when they are."""
+    def ensure(self, digest: str, data: bytes, checked: bool = False) -> None:
+        """Make sure that the bytes are stored and whole; nothing is written when they are.
+
+        `checked`: they were a moment ago, so it is enough that they have not gone.
+        """
         ...
 
     def read(self, digest: str) -> bytes:

@@ -1,6 +1,7 @@
 """The one way into the corpus: encode, commit row and codes together, then the served index.
 
-The encoder works before the transaction. A blob is stored before it too, and looked at again inside,
+The encoder works before the transaction. A blob is stored before it too, where one that is there already is
+compared with its digest, and looked at again inside, whether it is there still,
 under the catalog's write lock: whoever removes orphaned blobs holds that same lock (see
 `ItemRepository.collect_blobs`), so an item never refers to a blob that has just gone.
 
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 
 import structlog
 
@@ -96,7 +98,7 @@ class Writer:
         with self.state.write_lock:
             if batch.codes_of(self.state.require().encoder.digest) is None:
                 return None
-            written = self.repository.put(batch.records, lambda: store_blobs(self.blobs, batch))
+            written = self.repository.put(batch.records, lambda: store_blobs(self.blobs, batch, True))
             self.state.apply(written.first_seq, written.last_seq, batch.codes_of)
         return written
 
@@ -135,14 +137,18 @@ def add_codes(encoder: Encoder, batch: Batch, drafts: Sequence[ItemDraft]) -> Ba
     return replace(batch, records=tuple(records))
 
 
-def store_blobs(blobs: BlobStore, batch: Batch) -> None:
-    """Make sure that the batch's images are stored; many at once, because each waits for the disk."""
+def store_blobs(blobs: BlobStore, batch: Batch, checked: bool = False) -> None:
+    """Make sure that the batch's images are stored; many at once, because each waits for the disk.
+
+    `checked` says that it was done before, and that they only might have gone since.
+    """
+    ensure = partial(blobs.ensure, checked=checked)
     if len(batch.images) <= 1:
         for digest, data in batch.images.items():
-            blobs.ensure(digest, data)
+            ensure(digest, data)
         return
     with ThreadPoolExecutor(_BLOB_THREADS, thread_name_prefix="blobs") as pool:
-        for _ in pool.map(blobs.ensure, batch.images.keys(), batch.images.values()):
+        for _ in pool.map(ensure, batch.images.keys(), batch.images.values()):
             pass
 
 

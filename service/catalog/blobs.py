@@ -40,13 +40,15 @@ class FsspecBlobs:
         self._root: str = root
         self._local = isinstance(filesystem, LocalFileSystem)
 
-    def ensure(self, digest: str, data: bytes) -> None:
-        """Make sure that `data`, whose SHA-256 is `digest`, is stored; a blob of another size is replaced.
+    def ensure(self, digest: str, data: bytes, checked: bool = False) -> None:
+        """Make sure that `data`, whose SHA-256 is `digest`, is stored; a damaged blob is replaced.
 
-        Cheap when it is there already: the digest of `data` is the caller's word, `read` checks it.
+        The digest of `data` is the caller's word, `read` checks it. What lies there already is read once and
+        compared with it, so that a PUT mends a blob. With `checked` its size is enough: a caller that has
+        called without that a moment ago only asks whether the blob has gone since.
         """
         path = self._path(digest)
-        if self._size(path) == len(data):
+        if self._size(path) == len(data) and (checked or self._is_whole(path, digest)):
             return
         if self._local:
             _write_local(Path(path), data)
@@ -95,6 +97,13 @@ class FsspecBlobs:
         except FileNotFoundError:
             return None
         return size
+
+    def _is_whole(self, path: str, digest: str) -> bool:
+        """Whether the bytes there can be read and are those of the digest."""
+        try:
+            return digest_of(self._files.cat_file(path)) == digest
+        except OSError:
+            return False  # gone meanwhile, or a bad sector: writing it anew mends both, or says what is wrong
 
     def _path(self, digest: str) -> str:
         if _DIGEST.fullmatch(digest) is None:

@@ -39,6 +39,12 @@ def bring_up_to_date(database: Database) -> None:
         command.upgrade(config, "head")
 
 
+def has_schema(database: Database) -> bool:
+    """Whether the database holds a catalog, of whatever revision; makes none. Raises `Unavailable`."""
+    with database.read() as connection:
+        return bool(MigrationContext.configure(connection).get_current_heads())
+
+
 def _take_lock(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})

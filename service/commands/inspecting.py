@@ -30,12 +30,14 @@ GRACE_H = 24.0
 class Extent:
     """How far an inspection goes: `quick` looks at few images, `repair` mends what it finds.
 
-    `grace` is how old must be what counts as left behind.
+    `grace` is how old must be what counts as left behind. `doubtful` says that the catalog is not to be
+    believed, and that nothing is mended by what it says.
     """
 
     grace: timedelta
     quick: bool = False
     repair: bool = False
+    doubtful: bool = False
 
 
 def documents(findings: Sequence[Finding]) -> list[dict[str, Any]]:
