@@ -39,6 +39,8 @@ HIDDEN = (_BUILDING, _DELETING)
 """How the folders begin that builds and deletions work in."""
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_OURS = frozenset({"self", "cls", "name", "folder", "bits", "url", "announce"})
+"""What no saved option may be called: it is said by whoever loads, or is a parameter on the way there."""
 
 
 @dataclass(frozen=True)
@@ -166,17 +168,25 @@ def list_generations(root: Path) -> list[str]:
 
 
 def delete_generation(root: Path, generation_id: str, url: str | None = None) -> bool:
-    """Delete a generation; it vanishes at once, its bytes after. False when there is none.
+    """Delete a generation; it vanishes at once, its bytes after. False when there is none (any more).
 
-    While the engine that holds its codes cannot be reached, what is left waits for `sweep`.
+    It is locked all the while, so that nobody takes it for one that the dead have left. While the engine
+    that holds its codes cannot be reached, what is left waits for `sweep`.
     """
+    place = root / check_id(generation_id)
     hidden = root / f"{_DELETING}{generation_id}-{uuid.uuid4().hex}"
     try:
-        (root / check_id(generation_id)).rename(hidden)
-    except FileNotFoundError:
+        handle = lock(place)
+    except (BlockingIOError, FileNotFoundError):  # locked: somebody deletes it, or has not finished it
         return False
-    fsync_folder(root)
-    _erase(hidden, url)
+    try:
+        if not place.exists():  # it went between the two steps of locking
+            return False
+        place.rename(hidden)
+        fsync_folder(root)
+        _erase(hidden, url)
+    finally:
+        os.close(handle)
     return True
 
 
@@ -196,10 +206,11 @@ def abandoned(root: Path, prefixes: tuple[str, ...]) -> Iterator[Path]:
             continue
         try:
             handle = lock(folder)
-        except (BlockingIOError, FileNotFoundError):  # somebody builds there, or has just swept it
+        except (BlockingIOError, FileNotFoundError):  # somebody works there, or has just swept it
             continue
         try:
-            yield folder
+            if folder.exists():  # else it went between the two steps of locking
+                yield folder
         finally:
             os.close(handle)
 
@@ -228,8 +239,9 @@ def _erase(folder: Path, url: str | None) -> bool:
             continue  # it names nothing that could be dropped
         except HashIndexError:
             return False
-    shutil.rmtree(folder)
-    return True
+    with suppress(FileNotFoundError):  # somebody else removes it too
+        shutil.rmtree(folder)
+    return not folder.exists()
 
 
 def connection(name: str, url: str | None) -> dict[str, object]:
@@ -269,13 +281,14 @@ def _checked_meta(content: Mapping[str, Any]) -> Meta:
         "snapshot_seq", content["snapshot_seq"], "a whole number >= 0", _is_natural(content["snapshot_seq"])
     )
     _want("created", content["created"], "an ISO 8601 time with an offset", _is_time(content["created"]))
-    _want("options", content["options"], "an object", isinstance(content["options"], dict))
+    wanted = f"an object with none of {', '.join(sorted(_OURS))}"
+    _want("options", content["options"], wanted, _are_options(content["options"]))
     counts, files = content["counts"], content["files"]
     sides = isinstance(counts, dict) and set(counts) == set(SIDES) and all(map(_is_natural, counts.values()))
     _want("counts", counts, "a count >= 0 for image and text", sides)
-    wanted = {f"{side}/{HEADER}" for side in SIDES}
-    digests = isinstance(files, dict) and set(files) == wanted and all(map(_is_digest, files.values()))
-    _want("files", files, f"the SHA-256 of {sorted(wanted)}", digests)
+    names = {f"{side}/{HEADER}" for side in SIDES}
+    digests = isinstance(files, dict) and set(files) == names and all(map(_is_digest, files.values()))
+    _want("files", files, f"the SHA-256 of {sorted(names)}", digests)
     try:
         check_bits(content["bits"])
     except BadCodes as error:
@@ -287,6 +300,10 @@ def _want(name: str, value: object, wanted: str, holds: bool) -> None:
     """Raise CorruptIndex unless the field holds what is wanted."""
     if not holds:
         raise CorruptIndex(f"{META}: wanted {name} to be {wanted}, got {value!r:.200}")
+
+
+def _are_options(value: object) -> bool:
+    return isinstance(value, dict) and not _OURS & set(value)
 
 
 def _is_text(value: object) -> bool:

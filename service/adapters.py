@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from index.claims import Claim, claim, is_remote, sweep_claims
 from index.codes import pack
 from index.core import BinaryIndex, Hit, SearchOptions
-from index.errors import CorruptIndex, EngineUnavailable, HashIndexError
+from index.errors import CorruptIndex, EngineUnavailable, HashIndexError, UnknownOption, Unsupported
 from index.registry import backend, create
 from index.store import (
     Meta,
@@ -239,11 +239,18 @@ class DiskGenerations:
                 one.claim = None
 
     def load(self, generation: Generation) -> dict[Side, SearchIndex]:
-        """Load both indexes. Raises `Unavailable` when missing, damaged or of another model."""
+        """Load both indexes. Raises `Unavailable`, whose code says why.
+
+        `generation_damaged`: missing, damaged or of another model. `index_unavailable`: its engine does not
+        answer. `engine_not_set`: a setting or a client library that it needs is not here.
+        """
         try:
             found = load_generation(self._folder / generation.id, generation.model_digest, self._url)
         except EngineUnavailable as error:
             raise Unavailable(str(error), code="index_unavailable", retry_after_s=2) from error
+        except (UnknownOption, Unsupported) as error:
+            detail = f"index generation {generation.id} cannot be loaded here: {error}"
+            raise Unavailable(detail, code="engine_not_set", retry_after_s=60) from error
         except (HashIndexError, OSError) as error:
             raise _damaged(generation.id, f"cannot be loaded: {error}") from error
         shared = backend(found.meta.backend).remote

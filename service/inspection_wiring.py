@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -17,13 +18,17 @@ from service.application.acceptance import BuildFailed
 from service.application.errors import Unavailable
 from service.application.inspect_blobs import BlobInspection
 from service.application.inspect_catalog import CatalogInspection
-from service.application.inspect_generations import LIVE, PREDECESSOR, GenerationInspection
+from service.application.inspect_generations import GenerationInspection
+from service.application.inspection_ports import Rebuilt
+from service.application.recoding import Recoding
 from service.application.reindex import end_abandoned
-from service.application.types import Generation, JobKind, JobPhase
+from service.application.types import Generation, JobKind, JobPhase, Side
 from service.catalog.audit import SqlAudit
 from service.catalog.bulk import SqlBulk
 from service.catalog_wiring import utc_now
 from service.wiring import Parts, build_blobs, build_builder, job_options, run_here
+
+_FOLLOWED_AFTER_POLLS = 10
 
 
 class StoredGenerations:
@@ -145,37 +150,39 @@ def build_generation_inspection(parts: Parts, grace: timedelta) -> GenerationIns
     )
 
 
-def rebuild_in_place(parts: Parts, old: Generation) -> str:
+def rebuild_in_place(parts: Parts, old: Generation, doubt: Mapping[Side, Sequence[str]]) -> Rebuilt | None:
     """Build a generation in another's place; see `Rebuild`.
 
     It is a reindex with the same model, so that everything of a reindex holds (one at a time, checked before
-    the alias moves, a running service follows). Nothing sound is pruned for it, and what cannot be encoded
-    does not keep it from being built, since that was not in the old one either.
+    an alias moves, a running service follows). Nothing sound is pruned for it, and what cannot be encoded
+    does not keep it from being built, since that was not in the old one either. Where the aliases point is
+    looked at in the end, since the build may take hours and somebody may roll back meanwhile.
     """
     label = f"{old.model_name}/{old.model_version}"
-    before = SqlAudit(parts.catalog.database).aliases()
-    end_abandoned(parts.catalog.jobs, job_options(parts.settings))
-    job, _ = parts.catalog.jobs.create(JobKind.REINDEX, label, old.live, None, timedelta(0), None, 1.0)
-    room = parts.settings.model_copy(
-        update={
-            "keep_generations": len(parts.catalog.generations.all()) + 1,
-            "reindex_skips_broken_items": True,
-        }
-    )
-    done = run_here(replace(parts, settings=room), job, None)
+    jobs, generations = parts.catalog.jobs, parts.catalog.generations
+    end_abandoned(jobs, job_options(parts.settings))
+    job, _ = jobs.create(JobKind.REINDEX, label, False, None, timedelta(0), None, 1.0)
+    if generations.get(old.id) is None:  # from here on nobody else removes any
+        jobs.end(job.id, JobPhase.CANCELLED, f"generation {old.id} is not kept any more")
+        return None
+    keep = {"keep_generations": len(generations.all()) + 1, "reindex_skips_broken_items": True}
+    room = replace(parts, settings=parts.settings.model_copy(update=keep))
+    recoding = Recoding(parts.catalog.codes, parts.blobs, parts.settings.reindex_batch_size, doubt)
+    done = run_here(room, job, None, replace(build_builder(room), before=recoding))
     if done.phase is not JobPhase.DONE or done.generation_id is None:
         raise BuildFailed(f"the index was not built, the job {done.phase.value}: {done.error}")
-    _take_place(parts, old, done.generation_id, before)
-    return done.generation_id
+    _take_place(parts, old.id, done.generation_id)
+    return Rebuilt(done.generation_id, recoding.made)
 
 
-def _take_place(parts: Parts, old: Generation, new_id: str, before: Mapping[str, str]) -> None:
-    """Point the aliases at the new generation where they pointed at the old one, and remove that."""
+def _take_place(parts: Parts, old_id: str, new_id: str) -> None:
+    """Point the aliases at the new generation that point at the old one now, and remove that.
+
+    Its tables in an engine stay until the services that search them have followed. Somebody who made it live
+    again meanwhile keeps it.
+    """
     audit = SqlAudit(parts.catalog.database)
-    for name in (LIVE, PREDECESSOR):
-        wanted = before.get(name)
-        if wanted is not None:
-            audit.point(name, new_id if wanted == old.id else wanted)
-        elif name == PREDECESSOR:
-            audit.point(name, None)  # the swap made the old one the predecessor
-    build_builder(parts).discard(old.id)
+    if audit.take_place(old_id, new_id) and parts.settings.engine_url() is not None:
+        time.sleep(_FOLLOWED_AFTER_POLLS * parts.settings.follower_poll_s)
+    if audit.forget(old_id):
+        parts.store.delete(old_id)

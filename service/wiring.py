@@ -124,13 +124,13 @@ def build_builder(parts: Parts) -> Builder:
     )
 
 
-def build_runner(parts: Parts) -> JobRunner:
-    """Runs reindex jobs in this process."""
+def build_runner(parts: Parts, builder: Builder | None = None) -> JobRunner:
+    """Runs reindex jobs in this process, with another `builder` when given."""
     return JobRunner(
         jobs=parts.catalog.jobs,
         generations=parts.catalog.generations,
         shelf=parts.shelf,
-        builder=build_builder(parts),
+        builder=builder or build_builder(parts),
         heartbeat_s=parts.settings.worker_heartbeat_s,
         keep_generations=parts.settings.keep_generations,
         quality_floor=parts.settings.quality_floor,
@@ -192,13 +192,18 @@ def roll_back(parts: Parts, generation: Generation, watch: Callable[[Job], None]
     return run_here(parts, job, watch)
 
 
-def run_here(parts: Parts, job: Job, watch: Callable[[Job], None] | None) -> Job:
-    """Run a job in this process, as a worker would: with its log locked, so that a crash is seen at once."""
+def run_here(
+    parts: Parts, job: Job, watch: Callable[[Job], None] | None, builder: Builder | None = None
+) -> Job:
+    """Run a job in this process, as a worker would: with its log locked, so that a crash is seen at once.
+
+    `builder` replaces the usual one.
+    """
     watcher = Ticker("watch", 0.5, lambda: _show(parts, job.id, watch))
     with open_log(parts.settings.logs_folder, job.id):
         watcher.start()
         try:
-            return build_runner(parts).run(job.id, threading.Event())
+            return build_runner(parts, builder).run(job.id, threading.Event())
         finally:
             watcher.stop()
 

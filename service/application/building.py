@@ -56,6 +56,9 @@ class Progress:
 Report = Callable[[Progress], None]
 """Hears of progress; raises to stop the build."""
 
+Preparation = Callable[[Encoder, Report], None]
+"""What is done with the model before a build; raises to prevent it."""
+
 
 class _Meter:
     """Counts the items of all passes and reports them with rate and remaining time."""
@@ -84,7 +87,7 @@ class _Meter:
 
 @dataclass(frozen=True)
 class Builder:
-    """Builds generations; `batch_size` items are encoded at a time."""
+    """Builds generations; `batch_size` items are encoded at a time, `before` comes before all of them."""
 
     codes: CodeRepository
     generations: GenerationRepository
@@ -95,6 +98,7 @@ class Builder:
     clock: Clock
     batch_size: int
     skip_broken: bool
+    before: Preparation | None = None
 
     def build(self, name: str, version: str, report: Report, floor: float | None = None) -> Generation:
         """Encode what lacks a code, build, write and check a generation; it is not live yet.
@@ -102,9 +106,11 @@ class Builder:
         Raises `BuildFailed` when an item cannot be encoded, for what it holds or because it came as a code of
         another model (unless `skip_broken`: then the report of the validation names it), when what was
         written does not hold what it should, or when its mAP is lower than the live one's by more than
-        `floor`; `NotFound` for an unknown model, and what `report` raises.
+        `floor`; `NotFound` for an unknown model, and what `report` and `before` raise.
         """
         encoder = self.shelf.load(name, version)
+        if self.before is not None:
+            self.before(encoder, report)
         snapshot, left_out = self._encode(encoder, report)
         report(Progress(JobPhase.BUILDING, 0, 0))
         generation, sample = self._write(encoder, snapshot)

@@ -34,6 +34,7 @@ class Fault(StrEnum):
     GENERATION_COUNT = "generation-count"
     GENERATION_CODES = "generation-codes"
     GENERATION_UNKNOWN = "generation-unknown"
+    ENGINE_UNREACHABLE = "engine-unreachable"
     LEFT_BEHIND = "left-behind"
     TABLE_UNKNOWN = "table-unknown"
     BLOB_MISSING = "blob-missing"
@@ -50,6 +51,16 @@ NOTES = frozenset({Fault.TABLE_UNKNOWN})
 
 DOUBTS = frozenset({Fault.CATALOG_DAMAGED, Fault.CATALOG_MISSING, Fault.CATALOG_BEHIND, Fault.CHECK_ENDED})
 """What, found of the catalog, leaves nothing that it says of images and generations to be acted on."""
+
+
+REPAIR = "run again with --repair"
+"""The next step where a repair is at hand."""
+
+ANSWER = (
+    "see that the engine answers, that HASHGUARD_INDEX_BACKEND and HASHGUARD_INDEX_URL are set here as for "
+    "the service, and that its client library is installed; then run again"
+)
+"""The next step where an engine elsewhere cannot be asked."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ _PAGE = 500
 _NAMED = 5
 _QUICK = 100
 _AGAIN = "PUT the image again (the item's other content as well), or DELETE the item"
+_READ = f"mend what keeps it from being read, and look again; or {_AGAIN}"
+_ROWS = "first row-missing: it may be the image of an item that lost its row, which a back-up has"
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,9 @@ class BlobInspection:
             except ServiceError as error:
                 missing = error.code == "blob_missing"
                 fault = Fault.BLOB_MISSING if missing else Fault.BLOB_DAMAGED
-                yield self._image(fault, digest, error.detail)
+                yield from self._image(fault, digest, error.detail)
+            except (OSError, ValueError) as error:
+                yield from self._image(Fault.BLOB_UNREADABLE, digest, _reason(error), _READ)
             else:
                 yield from self._decoded(digest, data, decoder)
             watch(done)
@@ -67,19 +71,22 @@ class BlobInspection:
         except Unavailable:
             raise
         except ServiceError as error:
-            yield self._image(Fault.BLOB_UNDECODABLE, digest, f"its bytes are whole, but {error.detail}")
+            yield from self._image(Fault.BLOB_UNDECODABLE, digest, f"its bytes are whole, but {error.detail}")
 
-    def _image(self, fault: Fault, digest: str, detail: str) -> Finding:
+    def _image(self, fault: Fault, digest: str, detail: str, next_step: str = _AGAIN) -> Iterator[Finding]:
         count, ids = self.audit.owners(digest, _NAMED)
-        return Finding(fault, digest, f"{detail}; it is the image of {some(count, ids)}", _AGAIN)
+        if count:  # else its items have gone since their digests were read
+            yield Finding(fault, digest, f"{detail}; it is the image of {some(count, ids)}", next_step)
 
     def _orphans(self) -> Iterator[Finding]:
         entries = self.listing.entries()
+        rows_lost = bool(self.audit.strays())
         while page := [*islice(entries, _PAGE)]:
             unused = set(self.audit.unused([one.digest for one in page if one.digest is not None]))
-            yield from self._old([one for one in page if one.digest is None or one.digest in unused])
+            left = [one for one in page if one.digest is None or one.digest in unused]
+            yield from self._old(left, rows_lost)
 
-    def _old(self, entries: Sequence[BlobEntry]) -> Iterator[Finding]:
+    def _old(self, entries: Sequence[BlobEntry], rows_lost: bool) -> Iterator[Finding]:
         now = self.clock()
         for entry in entries:
             written = self.listing.modified(entry.path)
@@ -87,17 +94,17 @@ class BlobInspection:
                 continue  # a writer stores its blobs before its items
             hours = (now - written).total_seconds() / 3600
             if entry.digest is not None:
-                yield self._orphan(entry.digest, hours)
+                yield self._orphan(entry.digest, hours, rows_lost)
             else:
                 yield self._partial(entry.path, hours)
 
-    def _orphan(self, digest: str, hours: float) -> Finding:
+    def _orphan(self, digest: str, hours: float, rows_lost: bool) -> Finding:
         return Finding(
             Fault.BLOB_ORPHANED,
             digest,
             f"no item has this image, which was stored {hours:.1f} hours ago",
-            "run again with --repair",
-            lambda: self._swept(digest),
+            _ROWS if rows_lost else "run again with --repair",
+            None if rows_lost else lambda: self._swept(digest),
         )
 
     def _swept(self, digest: str) -> str:
@@ -109,7 +116,7 @@ class BlobInspection:
         ours = _is_partial(name)
         return Finding(
             Fault.BLOB_PARTIAL,
-            path,
+            path.encode(errors="backslashreplace").decode(),  # a name need not be UTF-8
             f"{'a write that was cut off' if ours else 'no blob of this service'}, {hours:.1f} hours ago",
             "run again with --repair" if ours else "see whose file it is",
             (lambda: self._removed(path)) if ours else None,
@@ -118,6 +125,10 @@ class BlobInspection:
     def _removed(self, path: str) -> str:
         self.listing.discard(path)
         return "removed"
+
+
+def _reason(error: Exception) -> str:
+    return f"it cannot be read ({type(error).__name__}: {error})"
 
 
 def _is_partial(name: str) -> bool:

@@ -6,23 +6,39 @@ changed since the snapshot, also those of an index in an engine, which goes on c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from service.application.bulk_ports import BulkRepository
 from service.application.comparing import Differences, compare
 from service.application.errors import Conflict, NotFound, ServiceError, Unavailable
-from service.application.findings import Fault, Finding, some
+from service.application.findings import ANSWER, REPAIR, Fault, Finding, some
+from service.application.inspect_aliases import AliasInspection
 from service.application.inspection_ports import AuditRepository, GenerationFolders, ModelChecks, Rebuild
 from service.application.life_cycle_ports import GenerationRepository, JobRepository
 from service.application.ports import Clock, CodeRepository, GenerationStore, ModelShelf, SearchIndex
 from service.application.types import Generation, Side
 
-LIVE, PREDECESSOR = "live", "predecessor"
 _PAGE = 16_384
 _NAMED = 5
-_REPAIR = "run again with --repair"
+_IMPORT = (
+    "import the bare ones anew (hashguard index import-codes), or PUT or DELETE them: no model encodes them"
+)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A generation, what is wrong with its model, and what its codes and the catalog's say differently."""
+
+    generation: Generation
+    model: Finding | None
+    differences: Mapping[Side, Differences] = field(default_factory=dict)
+
+    @property
+    def bare(self) -> bool:
+        """Whether it differs in codes that nothing could make again."""
+        return any(found.bare for found in self.differences.values())
 
 
 @dataclass(frozen=True)
@@ -42,17 +58,25 @@ class GenerationInspection:
     clock: Clock
     grace: timedelta
     _rebuilt: dict[str, str] = field(default_factory=dict)
-    _doubted: dict[tuple[str, Side], set[str]] = field(default_factory=dict)
+    _made: dict[tuple[str, Side], set[str]] = field(default_factory=dict)
 
     def find(self) -> Iterator[Finding]:
         """All of it, one after the other. Raises `Unavailable` when the catalog cannot be read."""
-        kept = self.generations.all()
+        pointed = self.audit.aliases()  # before the rows, so that each row that they name was there
+        kept = {one.id: one for one in self.generations.all()}
         yield from self._left_behind()
-        yield from self._aliases({one.id for one in kept})
-        yield from self._unknown({one.id for one in kept})
+        aliases = AliasInspection(self.audit, self.folders, self.store, pointed, kept)
+        lost = aliases.lost()
+        yield from aliases.find(lost)
+        yield from self._unknown({*kept, *pointed.values()})
         troubles = self.models.troubles()
-        for generation in kept:
-            yield from self._generation(generation, troubles)
+        for generation in kept.values():
+            found = list(self._generation(generation, troubles))
+            if found and self.generations.get(generation.id) is not None:  # else a reindex has removed it
+                yield from found
+        for adopted in lost.values():
+            if isinstance(adopted, Generation):
+                yield from self._generation(adopted, troubles)
         yield from self._tables()
 
     def _left_behind(self) -> Iterator[Finding]:
@@ -61,7 +85,7 @@ class GenerationInspection:
                 Fault.LEFT_BEHIND,
                 name,
                 "a build, a deletion or a new table whose process is dead",
-                _REPAIR,
+                REPAIR,
                 lambda name=name: self._swept(name),  # type: ignore[misc]
             )
 
@@ -71,41 +95,7 @@ class GenerationInspection:
             raise Unavailable("the engine that holds its tables does not answer")
         return "removed, with its tables"
 
-    def _aliases(self, kept: set[str]) -> Iterator[Finding]:
-        aliases = self.audit.aliases()
-        for name, wanted in sorted(aliases.items()):
-            if wanted not in kept:
-                yield self._dangling(name, wanted, aliases, kept)
-        if kept and LIVE not in aliases:
-            yield self._dangling(LIVE, "", aliases, kept)
-
-    def _dangling(self, name: str, wanted: str, aliases: Mapping[str, str], kept: set[str]) -> Finding:
-        detail = f"it points at {wanted or 'nothing'}, which the catalog does not know"
-        finding = Finding(Fault.ALIAS_DANGLING, name, detail, _REPAIR)
-        if wanted in self.folders.present():
-            return _with(finding, lambda: self._adopted(wanted))
-        if name == PREDECESSOR:
-            return _with(finding, lambda: self._pointed(name, None))
-        before = aliases.get(PREDECESSOR, "")
-        only = before if before in kept else next(iter(kept)) if len(kept) == 1 else None
-        if only is not None:
-            return _with(finding, lambda: self._pointed(LIVE, only))
-        choice = ", ".join(sorted(kept)) or "none: build an index (hashguard index build)"
-        next_step = f"say which one to serve: hashguard index rollback GENERATION; there are {choice}"
-        return Finding(Fault.ALIAS_DANGLING, name, detail, next_step)
-
-    def _adopted(self, generation_id: str) -> str:
-        self.audit.adopt(self.folders.read(generation_id))
-        return "its row was made again from META.json"
-
-    def _pointed(self, name: str, generation_id: str | None) -> str:
-        self.audit.point(name, generation_id)
-        if name == LIVE and self.audit.aliases().get(PREDECESSOR) == generation_id:
-            self.audit.point(PREDECESSOR, None)
-        return f"it points at {generation_id}" if generation_id else "dropped"
-
-    def _unknown(self, kept: set[str]) -> Iterator[Finding]:
-        named = {*kept, *self.audit.aliases().values()}
+    def _unknown(self, named: set[str]) -> Iterator[Finding]:
         for generation_id in self.folders.present():
             young = self.folders.age(generation_id, self.clock()) < self.grace
             if generation_id in named or young or self.jobs.active():
@@ -114,7 +104,7 @@ class GenerationInspection:
                 Fault.GENERATION_UNKNOWN,
                 generation_id,
                 "a whole generation of which the catalog knows nothing: its builder died before it said so",
-                _REPAIR,
+                REPAIR,
                 lambda generation_id=generation_id: self._dropped(generation_id),  # type: ignore[misc]
             )
 
@@ -131,14 +121,26 @@ class GenerationInspection:
         try:
             indexes = self.store.load(one)
         except Unavailable as error:
-            lost = error.code == "generation_damaged"
-            next_step = _REPAIR if lost else "see that the engine answers, and run again"
-            yield self._broken(Fault.GENERATION_DAMAGED, one, error.detail, model, next_step, mend=lost)
+            yield self._unloaded(_Seen(one, model), error)
             return
-        yield from self._counts(one, indexes, model)
-        yield from self._codes(one, indexes, model)
+        found: dict[Side, Differences] = {}
+        for side, index in indexes.items():
+            try:
+                held = index.codes()
+            except Unavailable as error:
+                yield self._unloaded(_Seen(one, model), error)
+                return
+            found[side] = self._compared(one, side, compare(*held, self.bulk.coded(one.model_digest, side)))
+        seen = _Seen(one, model, found)
+        yield from self._counts(seen, indexes)
+        yield from self._codes(seen)
         if model is None and (one.live or one.predecessor):
-            yield from self._lacking(one)
+            yield from self._lacking(seen)
+
+    def _unloaded(self, seen: _Seen, error: Unavailable) -> Finding:
+        if error.code == "generation_damaged":
+            return self._broken(Fault.GENERATION_DAMAGED, seen, error.detail)
+        return Finding(Fault.ENGINE_UNREACHABLE, seen.generation.id, error.detail, ANSWER)
 
     def _model(self, one: Generation, troubles: Mapping[str, str]) -> Finding | None:
         label = f"{one.model_name}/{one.model_version}"
@@ -156,34 +158,31 @@ class GenerationInspection:
             return Finding(Fault.MODEL_CHANGED, label, detail, choice)
         return None
 
-    def _counts(
-        self, one: Generation, indexes: Mapping[Side, SearchIndex], model: Finding | None
-    ) -> Iterator[Finding]:
-        wanted = {"image": one.image_count, "text": one.text_count}
+    def _counts(self, seen: _Seen, indexes: Mapping[Side, SearchIndex]) -> Iterator[Finding]:
+        wanted = {"image": seen.generation.image_count, "text": seen.generation.text_count}
         for side, index in indexes.items():
             if not index.shared and len(index) != wanted[side]:
                 detail = f"it holds {len(index)} {side} codes, the catalog says {wanted[side]}"
-                yield self._broken(Fault.GENERATION_COUNT, one, detail, model)
+                yield self._broken(Fault.GENERATION_COUNT, seen, detail)
 
-    def _codes(
-        self, one: Generation, indexes: Mapping[Side, SearchIndex], model: Finding | None
-    ) -> Iterator[Finding]:
-        found = {
-            side: compare(*index.codes(), self.bulk.coded(one.model_digest, side))
-            for side, index in indexes.items()
-        }
-        if any(found.values()):
-            changed = self._changed(one)
-            found = {side: differences.without(changed) for side, differences in found.items()}
-        details = [f"{side} codes: {differences}" for side, differences in found.items() if differences]
+    def _codes(self, seen: _Seen) -> Iterator[Finding]:
+        details = [f"{side} codes: {found}" for side, found in seen.differences.items() if found]
         if not details:
             return
-        detail = "; ".join(details)
-        if any(differences.bare for differences in found.values()):
-            step = "import the bare ones anew (hashguard index import-codes): no model can encode them"
-            yield Finding(Fault.CODE_DAMAGED, one.id, detail, step)
-        finding = self._broken(Fault.GENERATION_CODES, one, detail, model)
-        yield _with(finding, lambda: self._encoded_anew(one, found)) if finding.mend else finding
+        if seen.bare:
+            yield Finding(Fault.CODE_DAMAGED, seen.generation.id, "; ".join(details), _IMPORT)
+        yield self._broken(Fault.GENERATION_CODES, seen, "; ".join(details))
+
+    def _compared(self, one: Generation, side: Side, found: Differences) -> Differences:
+        """The differences that are not changes since the snapshot, by what the catalog has of the items."""
+        if not found:
+            return found
+        found = found.without(self._changed(one))
+        items: dict[str, bool] = {}
+        for start in range(0, len(found.extra), _PAGE):
+            for item in self.codes.versions(found.extra[start : start + _PAGE], one.model_digest).values():
+                items[item.id] = (item.image_digest if side == "image" else item.text) is not None
+        return found.knowing(items)
 
     def _changed(self, one: Generation) -> set[str]:
         """Ids of what was written since the snapshot; read last, so that writers at work are no fault."""
@@ -194,78 +193,75 @@ class GenerationInspection:
             after = page[-1][0]
         return changed
 
-    def _encoded_anew(self, one: Generation, found: Mapping[Side, Differences]) -> str:
-        """Drop the codes in doubt that can be made again, once for all generations of a model, and build."""
-        dropped: set[str] = set()
-        for side, differences in found.items():
-            known = self._doubted.setdefault((one.model_digest, side), set())
-            fresh = [item_id for item_id in differences.differ if item_id not in known]
-            dropped.update(self.audit.drop_codes(one.model_digest, side, fresh))
-            known.update(fresh)
-        done = self._built_anew(one)
-        return f"{len(dropped)} items were encoded anew, and {done}" if dropped else done
-
-    def _lacking(self, one: Generation) -> Iterator[Finding]:
+    def _lacking(self, seen: _Seen) -> Iterator[Finding]:
+        one = seen.generation
         try:
             sides = self.shelf.load(one.model_name, one.model_version).modalities
         except ServiceError as error:
-            yield Finding(
-                Fault.MODEL_DAMAGED,
-                f"{one.model_name}/{one.model_version}",
-                error.detail,
-                "put it back whole",
-            )
+            label = f"{one.model_name}/{one.model_version}"
+            yield Finding(Fault.MODEL_DAMAGED, label, error.detail, "put it back whole")
             return
         lacking = self.codes.lacking(one.model_digest, sides, None, _NAMED)
         if not lacking:
             return
         count = self.codes.count_lacking(one.model_digest, sides)
-        yield Finding(
-            Fault.CODE_MISSING,
-            one.id,
-            f"without a code, and so found by no search there: {some(count, [item.id for item in lacking])}",
-            "run again with --repair; what cannot be encoded is named among the blobs",
-            lambda: self._encoded(one, sides),
+        detail = (
+            f"without a code, and so found by no search there: {some(count, [item.id for item in lacking])}"
         )
+        finding = self._broken(Fault.CODE_MISSING, seen, detail)
+        if finding.mend is not None:
+            step = "run again with --repair; what cannot be encoded is named among the blobs"
+            finding = replace(finding, next_step=step, mend=lambda: self._encoded(seen, sides))
+        yield finding
 
-    def _encoded(self, one: Generation, sides: frozenset[str]) -> str:
-        done = self._built_anew(one)
-        left = self.codes.count_lacking(one.model_digest, sides)
+    def _encoded(self, seen: _Seen, sides: frozenset[str]) -> str:
+        done = self._built_anew(seen)
+        left = self.codes.count_lacking(seen.generation.model_digest, sides)
         if left:
             raise NotFound(f"{done}, but {left} items cannot be encoded")
         return done
 
-    def _broken(
-        self,
-        fault: Fault,
-        one: Generation,
-        detail: str,
-        model: Finding | None,
-        next_step: str = _REPAIR,
-        *,
-        mend: bool = True,
-    ) -> Finding:
-        """A finding about a generation, which is built anew when its model is sound."""
-        if model is not None:
-            step = f"first its model: {model.next_step}"
-            return Finding(fault, one.id, detail, step)
-        return Finding(fault, one.id, detail, next_step, (lambda: self._built_anew(one)) if mend else None)
+    def _broken(self, fault: Fault, seen: _Seen, detail: str) -> Finding:
+        """A finding about a generation, which is built anew when nothing is lost by that."""
+        subject = seen.generation.id
+        if seen.model is not None:
+            return Finding(fault, subject, detail, f"first its model: {seen.model.next_step}")
+        if seen.bare:  # an index is built from the catalog, and this one may have the only sound copy
+            return Finding(fault, subject, detail, f"first {_IMPORT}")
+        return Finding(fault, subject, detail, REPAIR, lambda: self._built_anew(seen))
 
-    def _built_anew(self, one: Generation) -> str:
+    def _built_anew(self, seen: _Seen) -> str:
         """Build a generation in another's place, once however much is wrong with that one."""
+        one = seen.generation
         if one.id not in self._rebuilt:
-            self._rebuilt[one.id] = self.rebuild(one)
-        return f"generation {self._rebuilt[one.id]} was built in its place"
+            doubt = {
+                side: [each for each in found.doubt if each not in self._known(one, side)]
+                for side, found in seen.differences.items()
+            }
+            built = self.rebuild(one, doubt)
+            if built is None:
+                return "it is not kept any more, and nothing is left to do"
+            for side, made in built.encoded.items():
+                self._known(one, side).update(made)
+            count = len({each for made in built.encoded.values() for each in made})
+            anew = f"{count} items were encoded anew, and " if count else ""
+            self._rebuilt[one.id] = f"{anew}generation {built.id} was built in its place"
+        return self._rebuilt[one.id]
+
+    def _known(self, one: Generation, side: Side) -> set[str]:
+        """Ids whose codes of a model were made anew already, for another of its generations."""
+        return self._made.setdefault((one.model_digest, side), set())
 
     def _tables(self) -> Iterator[Finding]:
-        for table in self.folders.unknown_tables():
+        try:
+            tables = self.folders.unknown_tables()
+        except Unavailable as error:
+            yield Finding(Fault.ENGINE_UNREACHABLE, "tables", error.detail, ANSWER)
+            return
+        for table in tables:
             yield Finding(
                 Fault.TABLE_UNKNOWN,
                 table,
                 "a table or collection in the engine that this home knows nothing of",
                 "it may be another home's: drop it by hand when it is nobody's",
             )
-
-
-def _with(finding: Finding, mend: Callable[[], str]) -> Finding:
-    return replace(finding, mend=mend)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -64,12 +64,23 @@ class AuditRepository(Protocol):
         """Where each alias points, whether that is there or not."""
         ...
 
-    def point(self, alias: str, generation_id: str | None) -> None:
-        """Point an alias at a generation that is there, or drop it (None)."""
+    def point(self, alias: str, generation_id: str | None, instead_of: str | None) -> bool:
+        """Point an alias at a generation that is there, or drop it (None); False when it has moved meanwhile.
+
+        `instead_of`: where it points until now, None when it is not there.
+        """
         ...
 
     def adopt(self, generation: Generation) -> None:
-        """Record a generation whose row was lost."""
+        """Record a generation whose row was lost; nothing happens when it is there (again)."""
+        ...
+
+    def take_place(self, old_id: str, new_id: str) -> bool:
+        """Point at a new generation what points at another now; whether anything did. Raises `NotFound`."""
+        ...
+
+    def forget(self, generation_id: str) -> bool:
+        """Remove the row of a generation, unless an alias points there: False."""
         ...
 
     def digests(self, after: str, limit: int) -> list[str]:
@@ -86,10 +97,6 @@ class AuditRepository(Protocol):
 
     def remove_unused(self, digests: Sequence[str], remove: Callable[[str], None]) -> int:
         """Call `remove` for those that no item has, under the catalog's write lock; their number."""
-        ...
-
-    def drop_codes(self, model_digest: str, side: Side, ids: Sequence[str]) -> list[str]:
-        """Drop codes that can be made again, because the item has content on that side; whose they were."""
         ...
 
 
@@ -129,12 +136,22 @@ class ModelChecks(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Rebuilt:
+    """A generation that was built in another's place, and whose codes were made anew for it, by side."""
+
+    id: str
+    encoded: Mapping[Side, Set[str]]
+
+
 class Rebuild(Protocol):
     """Builds a generation anew."""
 
-    def __call__(self, generation: Generation) -> str:
-        """Build a generation in another's place, from stored codes and by encoding what lacks one; its id.
+    def __call__(self, generation: Generation, doubt: Mapping[Side, Sequence[str]]) -> Rebuilt | None:
+        """Build a generation in another's place, from stored codes and by encoding what lacks one.
 
-        An alias that points at the other one moves to it. Raises `Conflict` while a job runs, `BuildFailed`.
+        First the codes in `doubt`, ids by side, are made anew. An alias that points at the other one in the
+        end moves to it. None when the other one is not kept any more. Raises `Conflict` while a job runs and
+        `BuildFailed`, also when a code in doubt cannot be made anew; then nothing was replaced but codes.
         """
         ...

@@ -1,9 +1,9 @@
 """The one way into the corpus: encode, commit row and codes together, then the served index.
 
-The encoder works before the transaction. A blob is stored before it too, where one that is there already is
-compared with its digest, and looked at again inside, whether it is there still,
-under the catalog's write lock: whoever removes orphaned blobs holds that same lock (see
-`ItemRepository.collect_blobs`), so an item never refers to a blob that has just gone.
+The encoder works before the transaction. A blob is stored before it too (one that is there already is read
+and compared), and looked at again inside, under the catalog's write lock: whoever removes orphaned blobs
+holds that same lock (see `ItemRepository.collect_blobs`), so an item never refers to a blob that has just
+gone.
 
 While a predecessor stands by, its model encodes every item as well and its codes go into the same
 transaction: a roll-back finds nothing missing.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, distinct, exists, func, select, update
+from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 
-from service.application.types import Generation, Side
+from service.application.errors import NotFound
+from service.application.types import Generation
 from service.catalog.database import Database, chunks, read_counter
 from service.catalog.generations import SqlGenerations, point_alias
 from service.catalog.tables import (
@@ -14,13 +17,13 @@ from service.catalog.tables import (
     AliasRow,
     CodeRow,
     CounterRow,
+    GenerationRow,
     ItemRow,
     MetadataRow,
     OrphanRow,
 )
 
 _NAMED = 5
-_COLUMN = {"image": ItemRow.image_digest, "text": ItemRow.text}
 
 
 class SqlAudit:
@@ -37,8 +40,8 @@ class SqlAudit:
         if self._database.engine.dialect.name != "sqlite":
             return []
         with self._database.read() as connection:
-            pragma = "quick_check" if quick else "integrity_check"
-            lines = connection.exec_driver_sql(f"PRAGMA {pragma}(10)").scalars().all()
+            lines = [] if quick else _told(connection, "integrity_check")
+            lines = lines or _told(connection, "quick_check") or ["the check could not go on: malformed"]
         return [" ".join(line.split()) for line in lines if line != "ok"]
 
     def item_counts(self) -> tuple[int, int]:
@@ -79,19 +82,48 @@ class SqlAudit:
     def aliases(self) -> Mapping[str, str]:
         """Where each alias points, whether that is there or not."""
         with self._database.read() as connection:
-            return {row.name: row.generation_id for row in connection.execute(select(AliasRow.__table__))}
+            return _pointed(connection)
 
-    def point(self, alias: str, generation_id: str | None) -> None:
-        """Point an alias at a generation that is there, or drop it (None)."""
+    def point(self, alias: str, generation_id: str | None, instead_of: str | None) -> bool:
+        """Point an alias at a generation that is there, or drop it (None); False when it has moved meanwhile.
+
+        `instead_of`: where it points until now, None when it is not there.
+        """
         with self._database.write() as connection:
-            if generation_id is None:
-                connection.execute(delete(AliasRow).where(AliasRow.name == alias))
-            else:
-                point_alias(connection, alias, generation_id)
+            if _pointed(connection).get(alias) != instead_of:
+                return False
+            _point(connection, alias, generation_id)
+        return True
 
     def adopt(self, generation: Generation) -> None:
-        """Record a generation whose row was lost."""
-        SqlGenerations(self._database).add(generation)
+        """Record a generation whose row was lost; nothing happens when it is there (again)."""
+        with suppress(IntegrityError):
+            SqlGenerations(self._database).add(generation)
+
+    def take_place(self, old_id: str, new_id: str) -> bool:
+        """Point at a new generation what points at another now; whether anything did. Raises `NotFound`.
+
+        Should somebody have made the new one live already, the other alias has nothing to point at.
+        """
+        with self._database.write() as connection:
+            known = select(GenerationRow.id).where(GenerationRow.id == new_id)
+            if connection.execute(known).one_or_none() is None:
+                raise NotFound(f"the index generation {new_id} is not kept any more")
+            pointed = _pointed(connection)
+            taken = new_id in pointed.values()
+            moving = sorted(name for name, wanted in pointed.items() if wanted == old_id)
+            for name in moving:
+                _point(connection, name, None if taken else new_id)
+                taken = True
+        return bool(moving)
+
+    def forget(self, generation_id: str) -> bool:
+        """Remove the row of a generation, unless an alias points there: False."""
+        with self._database.write() as connection:
+            if generation_id in _pointed(connection).values():
+                return False
+            connection.execute(delete(GenerationRow).where(GenerationRow.id == generation_id))
+        return True
 
     def digests(self, after: str, limit: int) -> list[str]:
         """Digests of images that items have, beyond `after`, in order."""
@@ -122,24 +154,33 @@ class SqlAudit:
                 connection.execute(delete(OrphanRow).where(OrphanRow.digest.in_(chunk)))
         return len(gone)
 
-    def drop_codes(self, model_digest: str, side: Side, ids: Sequence[str]) -> list[str]:
-        """Drop codes that can be made again, because the item has content on that side; whose they were."""
-        dropped: list[str] = []
-        with self._database.write() as connection:
-            for chunk in chunks(ids):
-                known = select(ItemRow.id).where(ItemRow.id.in_(chunk), _COLUMN[side].is_not(None))
-                again = [*connection.execute(known.order_by(ItemRow.id)).scalars()]
-                mine = and_(CodeRow.model_digest == model_digest, CodeRow.side == side)
-                connection.execute(delete(CodeRow).where(mine, CodeRow.item_id.in_(again)))
-                dropped += again
-        return dropped
-
     def _counted(self, which: ColumnElement[bool], limit: int) -> tuple[int, list[str]]:
         """The number of items that satisfy a condition, and the first ids."""
         ids = select(ItemRow.id).where(which).order_by(ItemRow.id).limit(limit)
         count = select(func.count()).select_from(ItemRow).where(which)
         with self._database.read() as connection:
             return connection.execute(count).scalar_one(), [*connection.execute(ids).scalars()]
+
+
+def _pointed(connection: Connection) -> dict[str, str]:
+    return {row.name: row.generation_id for row in connection.execute(select(AliasRow.__table__))}
+
+
+def _point(connection: Connection, alias: str, generation_id: str | None) -> None:
+    if generation_id is None:
+        connection.execute(delete(AliasRow).where(AliasRow.name == alias))
+    else:
+        point_alias(connection, alias, generation_id)
+
+
+def _told(connection: Connection, pragma: str) -> list[str]:
+    """What a check of SQLite's says; nothing when damage stops it, as some stops only the thorough one."""
+    try:
+        return [*connection.exec_driver_sql(f"PRAGMA {pragma}(10)").scalars()]
+    except OperationalError:
+        raise
+    except DatabaseError:
+        return []
 
 
 def _rows(connection: Connection) -> int:

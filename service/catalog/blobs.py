@@ -67,8 +67,12 @@ class FsspecBlobs:
         return data
 
     def remove(self, digest: str) -> None:
-        """Remove the bytes; nothing happens when they are not there."""
-        self.discard(self._path(digest))
+        """Remove the bytes; nothing happens when they are not there, as nothing is whose digest is none.
+
+        A row of the catalog can hold such a one after damage, and its item must be able to go.
+        """
+        if _DIGEST.fullmatch(digest) is not None:
+            self.discard(self._path(digest))
 
     def entries(self) -> Iterator[BlobEntry]:
         """All that lies in the store, whole blobs and anything else."""

@@ -75,16 +75,23 @@ class SqlGenerations:
 
 
 def move_alias(connection: Connection, generation_id: str) -> None:
-    """Point `live` at a generation inside a write transaction, `predecessor` at what was. `NotFound`."""
-    known = connection.execute(select(GenerationRow.id).where(GenerationRow.id == generation_id))
-    if known.one_or_none() is None:
+    """Point `live` at a generation inside a write transaction, `predecessor` at what was. `NotFound`.
+
+    When what was live is lost, the predecessor stays what it is, unless that is live now.
+    """
+    aliases = _aliases(connection)
+    live = aliases.get(LIVE)
+    query = select(GenerationRow.id).where(GenerationRow.id.in_([generation_id, live]))
+    known = {*connection.execute(query).scalars()}
+    if generation_id not in known:
         raise NotFound(f"there is no index generation {generation_id!r}")
-    live = _aliases(connection).get(LIVE)
     if live == generation_id:
         return
     point_alias(connection, LIVE, generation_id)
-    if live is not None:
+    if live is not None and live in known:
         point_alias(connection, PREDECESSOR, live)
+    elif aliases.get(PREDECESSOR) == generation_id:
+        connection.execute(delete(AliasRow).where(AliasRow.name == PREDECESSOR))
 
 
 def point_alias(connection: Connection, name: str, generation_id: str) -> None:

@@ -11,15 +11,16 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from service.application.findings import Finding
+from service.application.findings import DOUBTS, Finding
 from service.commands.console import FAILED, JsonOption, show_json, show_table
 from service.commands.inspecting import (
     GRACE_H,
@@ -77,7 +78,10 @@ def doctor(
 
 
 def examine(settings: Settings, extent: Extent) -> Iterator[Check]:
-    """All checks, in the order in which one is of use to the next; they mend if they are to."""
+    """All checks, in the order in which one is of use to the next; they mend if they are to.
+
+    Once the catalog is in doubt, nothing is mended by what it says.
+    """
     libraries = [_attempt("python", _python), _attempt("torch", _torch), _attempt("faiss", _faiss)]
     yield from libraries
     yield _attempt("home", lambda: _writable(settings.home))
@@ -87,7 +91,16 @@ def examine(settings: Settings, extent: Extent) -> Iterator[Check]:
     checks: dict[str, Callable[[Settings, Extent], Found]]
     checks = import_module("service.commands.home_checks").CHECKS
     for name, check in checks.items():
-        yield _inspect(name, lambda check=check: check(settings, extent))  # type: ignore[misc]
+        done = _inspect(name, partial(check, settings, extent))
+        yield done
+        if name == "catalog" and _is_doubtful(done):
+            extent = replace(extent, doubtful=True)
+
+
+def _is_doubtful(catalog: Check) -> bool:
+    """Whether the check of the catalog could not be made, or found it to be damaged, none or another one."""
+    failed = not catalog.ok and not catalog.findings
+    return failed or any(finding.open and finding.fault in DOUBTS for finding in catalog.findings)
 
 
 def _attempt(name: str, check: Callable[[], str]) -> Check:

@@ -6,30 +6,78 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 from model.artefact import ModelCard, carry_robustness, read_card, verify
 from model.errors import ArtefactError
 from service.api.logs import configure_logs
 from service.application.building import choose_model
+from service.application.errors import NotFound
+from service.application.findings import Finding
+from service.application.inspect_catalog import CatalogFit
 from service.application.manifest_import import ImportReport
 from service.application.types import Generation, Job, JobPhase
+from service.catalog.catalog import catalog_exists, catalog_place
+from service.catalog_wiring import utc_now
 from service.commands.console import fail, note, progress_bar
+from service.inspection_wiring import build_blob_inspection, build_generation_inspection
 from service.settings import Settings
-from service.wiring import Parts, build_importer, open_parts, rebuild, roll_back
+from service.wiring import Parts, build_blobs, build_importer, open_parts, rebuild, roll_back
 
 MANIFEST = "manifest.json"
 
 
 @contextmanager
-def opened(settings: Settings) -> Iterator[Parts]:
-    """The parts of a home folder; warnings go to standard error as plain lines."""
+def opened(settings: Settings, existing: bool = False) -> Iterator[Parts]:
+    """The parts of a home folder; warnings go to standard error as plain lines.
+
+    A catalog that is not there is made, or with `existing` raises `NotFound`: what inspects and mends must
+    never take a new one for the home's.
+    """
     configure_logs("warning", as_json=False)
+    if existing and not catalog_exists(settings.database_url()):
+        raise NotFound(no_catalog(settings), code="catalog_not_found")
     parts = open_parts(settings)
     try:
         yield parts
     finally:
         parts.close()
+
+
+def no_catalog(settings: Settings) -> str:
+    """That there is no catalog, where one was wanted, and what there is of the home without it."""
+    there = remains(settings)
+    home = f"the home has {', '.join(there)}" if there else "the home is empty"
+    return f"wanted a catalog in {catalog_place(settings.database_url())}, there is none; {home}"
+
+
+def remains(settings: Settings) -> list[str]:
+    """What a home has that only a catalog explains: of images and generations those that there are.
+
+    Models may be there before the first start. Raises OSError when a folder or the blob store cannot be read.
+    """
+    images = next(build_blobs(settings).entries(), None) is not None
+    folder = settings.generations_folder
+    generations = folder.is_dir() and any(folder.iterdir())
+    return [name for name, there in (("images", images), ("generations", generations)) if there]
+
+
+def doubts(parts: Parts, grace: timedelta) -> Iterator[Finding]:
+    """Signs that the home was written with another catalog, by which nothing is to be mended then.
+
+    Raises `Unavailable` when the catalog cannot be read, OSError when the blob store cannot.
+    """
+    images, index = build_blob_inspection(parts, grace), build_generation_inspection(parts, grace)
+    fit = CatalogFit(
+        parts.catalog.codes.last_seq,
+        parts.catalog.generations,
+        index.folders,
+        images.listing,
+        utc_now,
+        grace,
+    )
+    return fit.find()
 
 
 def adopt_model(settings: Settings, model: str) -> str:

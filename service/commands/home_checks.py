@@ -1,20 +1,23 @@
 """The doctor's checks of what lies in a home folder; each gives a line and what it found, or raises.
 
-A home that is not there yet is sound: it is made at the first start.
+A home that is not there yet is sound: it is made at the first start. No check makes a catalog, since a new
+one knows nothing of what lies there. What ends a check early is a finding beside those that came before it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from model.artefact import list_models
 from model.errors import ArtefactError
 from service.application.errors import ServiceError
-from service.application.findings import Finding, mended
+from service.application.findings import DOUBTS, Fault, Finding, mended
 from service.application.ports import Encoder
 from service.application.serving import unscored_sides
+from service.catalog.catalog import catalog_exists
 from service.commands.console import progress_bar
-from service.commands.home import opened
+from service.commands.home import doubts, no_catalog, opened, remains
 from service.commands.inspecting import Extent
 from service.inspection_wiring import (
     StoredModels,
@@ -27,13 +30,29 @@ from service.wiring import Parts
 
 Found = tuple[str, list[Finding]]
 
+_NONE_YET = "none yet"
+_UNSEEN = "not looked at: there is no catalog"
+_NO_CATALOG = (
+    "restore it from a back-up, or set HASHGUARD_CATALOG_URL to the one that the service uses; "
+    "a home that was never served gets one when the service starts"
+)
+_DOUBTFUL = "first the catalog: while it is in doubt, nothing is mended by what it says"
+
 
 def catalog(settings: Settings, extent: Extent) -> Found:
     """The catalog opens, has the schema of this version, and is sound; no job lacks its worker."""
-    if not settings.home.is_dir():
-        return "none yet", []
-    with opened(settings) as parts:
-        findings = _mended(list(build_catalog_inspection(parts).find()), extent)
+    if _is_empty(settings):
+        return _NONE_YET, []
+    if not catalog_exists(settings.database_url()):
+        return "", [Finding(Fault.CATALOG_MISSING, "catalog", no_catalog(settings), _NO_CATALOG)]
+    with opened(settings, existing=True) as parts:
+        quick = extent.quick and not extent.repair
+        found = _gathered("catalog", build_catalog_inspection(parts).find(quick))
+        if not any(finding.fault in DOUBTS for finding in found):
+            found += _gathered("catalog", doubts(parts, extent.grace))
+        findings = _mended(found, extent)
+        if any(finding.open for finding in findings):
+            return "", findings
         count = parts.catalog.items.count()
         live = parts.catalog.generations.live()
     return f"{count} items, live generation {live.id if live else 'none'}", findings
@@ -50,18 +69,19 @@ def models(settings: Settings, _extent: Extent) -> Found:
 
 def generations(settings: Settings, extent: Extent) -> Found:
     """Every generation loads, digests checked, and holds what the catalog says; nothing is left behind."""
-    if not settings.home.is_dir():
-        return "none yet", []
-    with opened(settings) as parts:
-        findings = _mended(list(build_generation_inspection(parts, extent.grace).find()), extent)
-        kept = parts.catalog.generations.all()
-    return f"{len(kept)} sound" if kept else "none yet", findings
+    if without := _without_catalog(settings):
+        return without, []
+    with opened(settings, existing=True) as parts:
+        inspection = build_generation_inspection(parts, extent.grace)
+        findings = _mended(_gathered("generations", inspection.find()), extent)
+        kept = [] if any(finding.open for finding in findings) else parts.catalog.generations.all()
+    return f"{len(kept)} sound" if kept else _NONE_YET, findings
 
 
 def blobs(settings: Settings, extent: Extent) -> Found:
     """Every image can be read and decoded, every blob is somebody's; with `quick`: the first can be read."""
-    if not settings.home.is_dir():
-        return "none yet", []
+    if without := _without_catalog(settings):
+        return without, []
     seen = 0
 
     def watch(done: int) -> None:
@@ -69,13 +89,10 @@ def blobs(settings: Settings, extent: Extent) -> Found:
         seen = done
         bar.at(done)
 
-    with opened(settings) as parts, progress_bar("reading images", None) as bar:
+    with opened(settings, existing=True) as parts, progress_bar("reading images", None) as bar:
         inspection = build_blob_inspection(parts, extent.grace)
-        if extent.quick:
-            found = list(inspection.glance(watch))
-        else:
-            found = list(inspection.find(_decoder(parts), watch))
-        findings = _mended(found, extent)
+        found = inspection.glance(watch) if extent.quick else inspection.find(_decoder(parts), watch)
+        findings = _mended(_gathered("blobs", found), extent)
     return f"{seen} images read", findings
 
 
@@ -94,7 +111,9 @@ def attack_score(settings: Settings, _extent: Extent) -> Found:
         return "off", []
     if not settings.home.is_dir():
         return "on; no model yet", []
-    with opened(settings) as parts:
+    if not catalog_exists(settings.database_url()):
+        return "on; no live generation yet", []
+    with opened(settings, existing=True) as parts:
         live = parts.catalog.generations.live()
         if live is None:
             return "on; no live generation yet", []
@@ -106,8 +125,45 @@ def attack_score(settings: Settings, _extent: Extent) -> Found:
     return f"on, from {label}", []
 
 
+def _is_empty(settings: Settings) -> bool:
+    """Whether there is no home yet, or one with nothing in it that a catalog would know."""
+    there = settings.home.is_dir()
+    return not there or not (catalog_exists(settings.database_url()) or remains(settings))
+
+
+def _without_catalog(settings: Settings) -> str:
+    """What a check says that has no catalog to go by; an empty text when there is one."""
+    if _is_empty(settings):
+        return _NONE_YET
+    return "" if catalog_exists(settings.database_url()) else _UNSEEN
+
+
+def _gathered(check: str, findings: Iterable[Finding]) -> list[Finding]:
+    """All that is found, and whatever error ended that as the last finding."""
+    gathered: list[Finding] = []
+    try:
+        for finding in findings:
+            gathered.append(finding)  # noqa: PERF402 - those before an error are kept
+    except Exception as error:  # noqa: BLE001 - the doctor reports whatever it meets
+        reason = f"{type(error).__name__}: {error}"
+        gathered.append(Finding(Fault.CHECK_ENDED, check, f"it could not go on: {reason}", "mend that first"))
+    return gathered
+
+
 def _mended(findings: list[Finding], extent: Extent) -> list[Finding]:
-    return mended(findings) if extent.repair else findings
+    """The findings, mended if they are to be and the catalog can be believed."""
+    if extent.doubtful:
+        return [replace(one, mend=None, next_step=_DOUBTFUL) if one.mend else one for one in findings]
+    return [_tried(one) for one in findings] if extent.repair else findings
+
+
+def _tried(finding: Finding) -> Finding:
+    """A finding after its repair; whatever that raises is told, and does not end the others."""
+    try:
+        return mended([finding])[0]
+    except Exception as error:  # noqa: BLE001 - the doctor reports whatever it meets
+        reason = f"{type(error).__name__}: {error}"
+        return replace(finding, next_step=f"the repair failed: {reason}; {finding.next_step}")
 
 
 CHECKS: Mapping[str, Callable[[Settings, Extent], Found]] = {

@@ -6,6 +6,7 @@ A service that runs on the same home follows within a second.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +21,7 @@ from service.commands.console import FAILED, JsonOption, fail, say, show_json, s
 from service.commands.home import (
     adopt_model,
     build_index,
+    doubts,
     import_folder,
     make_live,
     opened,
@@ -78,11 +80,14 @@ def verify(
 ) -> None:
     """Check generations, aliases, models and left-over builds; each code against the catalog.
 
-    Status 0 when nothing is wrong (any more), 1 when something is.
+    Nothing is repaired when the home was written with another catalog. Status 0 when nothing is wrong (any
+    more), 1 when something is.
     """
-    with opened(settings_with(home=home)) as parts:
-        findings = list(build_generation_inspection(parts, timedelta(hours=grace)).find())
-        findings = mended(findings) if repair else findings
+    age = timedelta(hours=grace)
+    with opened(settings_with(home=home), existing=True) as parts:
+        doubt = list(doubts(parts, age))
+        findings = list(build_generation_inspection(parts, age).find())
+        findings = [*doubt, *_acted_on(findings, repair, bool(doubt))]
         rows = [(one, _found_of(one, findings)) for one in parts.catalog.generations.all()]
     ok = not any(finding.open for finding in findings)
     if as_json:
@@ -122,16 +127,23 @@ def rollback(
 
 
 def _chosen(kept: list[Generation], wanted: str | None) -> Generation:
-    """The generation that was asked for; `kept` is newest first."""
+    """The one that was asked for, or the predecessor, or the next older one of `kept`, newest first."""
     if wanted is not None:
         found = next((one for one in kept if one.id == wanted), None)
         return found or fail(f"there is no generation {wanted!r}; `hashguard index verify` lists them")
     live = next((position for position, one in enumerate(kept) if one.live), None)
     if live is None:
         fail("no generation is live: name the one to serve")
-    if live + 1 == len(kept):
-        fail(f"there is no generation before the live one, {kept[live].id}")
-    return kept[live + 1]
+    before = [one for one in kept if one.predecessor] or kept[live + 1 :]
+    return before[0] if before else fail(f"there is no generation before the live one, {kept[live].id}")
+
+
+def _acted_on(findings: Sequence[Finding], repair: bool, doubtful: bool) -> Sequence[Finding]:
+    """The findings, mended if they are to be; none is while the catalog is in doubt."""
+    if doubtful:
+        step = "first the catalog: while it is in doubt, nothing is mended by what it says"
+        return [replace(one, mend=None, next_step=step) if one.mend else one for one in findings]
+    return mended(findings) if repair else findings
 
 
 def _found_of(generation: Generation, findings: Sequence[Finding]) -> str:

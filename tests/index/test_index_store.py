@@ -358,3 +358,51 @@ def test_a_deletion_that_was_cut_short_is_swept(root, written, monkeypatch):
     assert list_generations(root) == []
     assert len(sweep(root)) == 1
     assert list(root.iterdir()) == []
+
+
+def test_a_deletion_holds_its_folder_until_it_is_done(root, written, monkeypatch):
+    seen = []
+    rmtree = store.shutil.rmtree
+
+    def looked_at(path):
+        seen.append((list(store.abandoned(root, store.HIDDEN)), sweep(root), delete_generation(root, "g1")))
+        rmtree(path)
+
+    monkeypatch.setattr(store.shutil, "rmtree", looked_at)
+    assert delete_generation(root, "g1")
+    assert seen == [([], [], False)]
+    assert list(root.iterdir()) == []
+
+
+def test_what_goes_while_it_is_locked_is_done(root, written, monkeypatch):
+    """Another process has removed it between the moment it was seen and the moment it was locked."""
+    lock = store.lock
+
+    def late(folder):
+        handle = lock(folder)
+        store.shutil.rmtree(folder)
+        return handle
+
+    (root / ".deleting-a-1").mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "lock", late)
+        assert not delete_generation(root, "g1")
+        assert list(store.abandoned(root, store.HIDDEN)) == []
+    (root / ".deleting-b-2").mkdir()
+    rmtree = store.shutil.rmtree
+
+    def overtaken(path):
+        rmtree(path)
+        rmtree(path)
+
+    monkeypatch.setattr(store.shutil, "rmtree", overtaken)
+    assert sweep(root) == [".deleting-b-2"]
+
+
+def test_a_generation_that_somebody_has_locked_is_theirs(root, written):
+    handle = store.lock(written)
+    try:
+        assert not delete_generation(root, "g1")
+    finally:
+        os.close(handle)
+    assert list_generations(root) == ["g1"]

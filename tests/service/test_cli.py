@@ -211,8 +211,9 @@ def test_an_index_is_built_verified_rolled_back_and_damage_is_found(
     back = json.loads(run("index", "rollback", "--home", home, "--json")[1])
     assert (back["id"], back["live"]) == (second["generation"], True)
     assert run("index", "rollback", first["generation"], "--home", home)[0] == 0
-    status, _, err = run("index", "rollback", "--home", home)
-    assert (status, "no generation before" in err) == (1, True)
+    forth = json.loads(run("index", "rollback", "--home", home, "--json")[1])
+    assert forth["id"] == second["generation"]  # which was live before
+    assert run("index", "rollback", "--home", home)[0] == 0
     assert "there is no generation 'nobody'" in run("index", "rollback", "nobody", "--home", home)[2]
 
     damaged = next((home / "generations" / second["generation"]).rglob("*.npy"))
@@ -309,6 +310,30 @@ def test_what_cannot_be_built_is_said_in_one_line(
     assert (status, "another model tiny/1" in err) == (1, True), err
     status, _, err = run("index", "rollback", "--home", tmp_path / "empty")
     assert (status, "no generation is live" in err) == (1, True)
+    status, _, err = run("index", "verify", "--home", tmp_path / "none", "--repair")
+    assert (status, "there is none; the home is empty" in err) == (1, True), err
+    assert not (tmp_path / "none").exists()
+
+
+def test_verify_mends_nothing_by_a_catalog_that_is_older_than_the_home(
+    run: Run, tmp_path: Path, model_folder: Path, corpus: Path
+) -> None:
+    home = tmp_path / "home"
+    build = ("index", "build", "--home", home, "--model", model_folder, "--json")
+    assert run(*build)[0] == 0
+    shutil.copytree(home, tmp_path / "backup")
+    later = json.loads(run(*build, "--data", corpus)[1])["generation"]
+    for path in home.glob("catalog.db*"):
+        path.unlink()
+    shutil.copy(tmp_path / "backup" / "catalog.db", home)
+    status, out, _ = run("index", "verify", "--home", home, "--grace", "0", "--repair", "--json")
+    found = json.loads(out)["findings"]
+    assert status == 1
+    assert {"catalog-behind", "generation-unknown"} <= {one["fault"] for one in found}
+    assert all(one["problem"] for one in found)
+    steps = {one["fault"]: one["next_step"] for one in found}
+    assert steps["generation-unknown"].startswith("first the catalog: ")
+    assert (home / "generations" / later).is_dir()
 
 
 def test_a_job_that_fails_ends_the_build_with_its_reason(

@@ -10,7 +10,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 from fake_homes import settings_for
-from fake_models import FakeEncoder, FakeShelf, picture
+from fake_models import FakeEncoder, FakeShelf, picture, put_text
 from homes_to_break import COLOURS, blob_of, faults, flip, folder_of, inspect, live, repair, sql, stock
 
 from service.application.bulk_ports import ReadyCodes
@@ -365,8 +365,10 @@ def test_what_has_changed_since_it_was_looked_at_is_left_alone(parts):
     listing.discard(gone)
     (folder_of(parts, live(parts)) / "META.json").write_text("{}")
     lose_generation_row(parts)
+    before = parts.catalog.generations.predecessor()
     adopted = next(one for one in repair(parts) if one.fault is Fault.ALIAS_DANGLING)
-    assert "the repair failed: generation" in adopted.next_step
+    assert "META.json: wanted the fields" in adopted.detail
+    assert adopted.repaired == f"it points at {before.id}"
 
 
 def test_a_decoder_that_cannot_work_now_is_no_fault_of_the_images(parts):
@@ -429,9 +431,17 @@ def test_what_cannot_be_encoded_stays_open_after_the_repair(parts):
     sql(parts, "DELETE FROM codes WHERE item_id = 'red'")
     blob_of(parts, "red").unlink()
     left = [one for one in repair(parts) if one.open]
-    assert faults(left) == ["blob-missing", "code-missing"]
+    assert faults(left) == ["blob-missing", "code-missing", "generation-codes"]
     lacking = next(one for one in left if one.fault is Fault.CODE_MISSING)
     assert "1 items cannot be encoded" in lacking.next_step
+    assert "red" in parts.store.load(live(parts))["image"].codes()[0]  # the only code of it that there is
+
+
+def test_what_never_had_a_code_and_cannot_get_one_stays_open_after_the_repair(parts):
+    put_text(parts, "odd", "crash")
+    left = repair(parts)
+    assert faults(left) == ["code-missing"]
+    assert all(one.open and "in its place, but 1 items cannot be encoded" in one.next_step for one in left)
 
 
 def test_a_change_that_is_newer_than_the_snapshot_is_no_difference(parts, make_app, home):

@@ -52,20 +52,41 @@ def test_damage_is_noticed(tmp_path, found):
     with pytest.raises(Damaged) as caught:
         blobs.read(DIGEST)
     assert caught.value.code == "blob_damaged"
-    if len(found) != len(DATA):
-        blobs.ensure(DIGEST, DATA)
-        assert blobs.read(DIGEST) == DATA
+    blobs.ensure(DIGEST, DATA)
+    assert blobs.read(DIGEST) == DATA
+
+
+def test_what_was_checked_a_moment_ago_is_not_read_again(blobs, monkeypatch):
+    blobs.ensure(DIGEST, DATA)
+    with monkeypatch.context() as patch:
+        patch.setattr(blobs._files, "cat_file", lambda path: pytest.fail(f"{path} was read"))
+        blobs.ensure(DIGEST, DATA, checked=True)
+    blobs.remove(DIGEST)
+    blobs.ensure(DIGEST, DATA, checked=True)
+    assert blobs.read(DIGEST) == DATA
+
+
+def test_bytes_that_cannot_be_read_are_written_anew(tmp_path, monkeypatch):
+    def bad_sector(path):
+        raise OSError(5, "Input/output error")
+
+    blobs = FsspecBlobs(f"file://{tmp_path}")
+    blobs.ensure(DIGEST, DATA)
+    path = tmp_path / DIGEST[:2] / DIGEST[2:4] / DIGEST
+    before = path.stat().st_ino
+    monkeypatch.setattr(blobs._files, "cat_file", bad_sector)
+    blobs.ensure(DIGEST, DATA)
+    assert (path.stat().st_ino == before, path.read_bytes()) == (False, DATA)
 
 
 @pytest.mark.parametrize("digest", ["", "..", "../../etc/passwd", "A" * 64, "f" * 63, "f" * 65, "g" * 64])
 def test_only_digests_are_names(blobs, digest):
-    for call in (
-        lambda: blobs.ensure(digest, DATA),
-        lambda: blobs.read(digest),
-        lambda: blobs.remove(digest),
-    ):
+    blobs.ensure(DIGEST, DATA)
+    for call in (lambda: blobs.ensure(digest, DATA), lambda: blobs.read(digest)):
         with pytest.raises(ValueError, match="wanted a SHA-256"):
             call()
+    blobs.remove(digest)  # it cannot be there
+    assert [entry.digest for entry in blobs.entries()] == [DIGEST]
 
 
 def test_a_disk_that_refuses_leaves_nothing(tmp_path, monkeypatch):

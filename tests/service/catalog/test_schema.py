@@ -17,7 +17,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 
 from service.application.errors import Unavailable
 from service.catalog import database, schema
-from service.catalog.catalog import open_catalog
+from service.catalog.catalog import catalog_exists, catalog_place, open_catalog
 from service.catalog.database import Database, open_engine
 from service.catalog.schema import SchemaError, bring_up_to_date
 from service.catalog.tables import Base, UtcDateTime
@@ -36,6 +36,31 @@ def test_opening_again_changes_nothing(catalog, url, clock):
     again = open_catalog(url, clock)
     assert again.items.count() == 1
     again.close()
+
+
+def test_whether_there_is_a_catalog_is_told_without_making_one(url, clock, tmp_path):
+    assert not catalog_exists(url)
+    assert not catalog_exists(url)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "empty.db").touch()
+    assert not catalog_exists(f"sqlite:///{tmp_path}/empty.db")
+    open_catalog(url, clock).close()
+    assert catalog_exists(url)
+
+
+def test_a_catalog_that_cannot_be_looked_at_is_not_said_to_be_missing(tmp_path):
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        catalog_exists("postgresql://nobody@127.0.0.1:1/none")
+    (tmp_path / "other.db").write_bytes(b"this is no database" * 100)
+    with pytest.raises(DatabaseError, match="not a database"):
+        catalog_exists(f"sqlite:///{tmp_path}/other.db")
+
+
+def test_the_place_of_a_catalog_holds_no_secret():
+    assert catalog_place("sqlite:////srv/home/catalog.db") == "the sqlite database /srv/home/catalog.db"
+    told = catalog_place("postgresql://me:secret@db.example:5432/hashes?password=secret")
+    assert told == "the postgresql database hashes"
+    assert catalog_place("postgresql://db.example") == "the postgresql database (default)"
 
 
 def test_processes_that_start_together_migrate_once(url, clock):
