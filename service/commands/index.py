@@ -108,12 +108,16 @@ def verify(
 @app.command()
 def rollback(
     generation: Annotated[
-        str | None, typer.Argument(help="The one before the live one when not given.", show_default=False)
+        str | None,
+        typer.Argument(help="The predecessor when not given, else the next older.", show_default=False),
     ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make an earlier generation live again, after checking it and encoding what its model has not seen."""
+    """Make another generation live, after checking it and encoding what its model has not seen.
+
+    The predecessor is the one that was live before: a second call without a name leads forward again.
+    """
     with opened(settings_with(home=home)) as parts:
         chosen = _chosen(parts.catalog.generations.all(), generation)
         trouble = _trouble(parts, chosen)
