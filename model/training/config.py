@@ -73,6 +73,8 @@ class AugmentSettings:
     (model/training/edits.py). Such a text has no tokens dropped."""
     text_tries: int = option(1, low=1, high=64)
     """Such edits of one text that are tried; the one is kept whose code is farthest from the text's."""
+    text_typos: float = option(0.5, low=0.0, high=1.0)
+    """Chance that a changed word is mistyped; else it becomes another word of the corpus."""
 
 
 @dataclass(frozen=True)

@@ -22,25 +22,27 @@ from model.data.text import TextCodec
 from model.defences.base import Batch
 from model.hashers.base import CrossModalHasher
 
-TYPOS = 0.5
-"""Chance that a word is mistyped; else it becomes another word."""
 VOCABULARY = 20_000
 """Most frequent words of the corpus that others may become."""
 
 
 @dataclass(frozen=True, eq=False)
 class Editor:
-    """others: words that may stand for any other, without the labels' own; may be empty (then typos only)."""
+    """others: words that may stand for any other, without the labels' own; may be empty (then typos only).
+
+    mistyped: chance that a word to be changed gets a typing error; else it becomes another word.
+    """
 
     others: tuple[str, ...]
+    mistyped: float = 0.5
 
     @staticmethod
-    def of(texts: Iterable[str], label_names: Iterable[str]) -> Editor:
+    def of(texts: Iterable[str], label_names: Iterable[str], mistyped: float = 0.5) -> Editor:
         """The editor of a corpus."""
         labels = label_words(label_names)
         counts = Counter(word.lower() for text in texts for word in words(text))
         kept = (word for word, _ in counts.most_common(VOCABULARY + len(labels)) if word not in labels)
-        return Editor(tuple(kept)[:VOCABULARY])
+        return Editor(tuple(kept)[:VOCABULARY], mistyped)
 
     def edit(self, text: str, generator: np.random.Generator) -> str:
         """`text` with `word_budget(text)` of its words changed; as it was when it has no words."""
@@ -51,7 +53,7 @@ class Editor:
 
     def _other(self, word: str, generator: np.random.Generator) -> str:
         """What a word becomes; itself when nothing else is to be had."""
-        mistyped = not self.others or generator.random() < TYPOS
+        mistyped = not self.others or generator.random() < self.mistyped
         choices: Sequence[str] = sorted(typos(word)) if mistyped else self.others
         return choices[int(generator.integers(len(choices)))] if choices else word
 

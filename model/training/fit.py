@@ -219,7 +219,7 @@ def _edits(recipe: Recipe, corpus: Corpus, codec: TextCodec | None) -> EditedTex
     settings = recipe.augment
     if codec is None or not settings.text_edits:
         return None
-    editor = Editor.of(corpus.training_texts(), corpus.label_names)
+    editor = Editor.of(corpus.training_texts(), corpus.label_names, settings.text_typos)
     return EditedTexts(codec, editor, settings.text_edits, settings.text_tries)
 
 

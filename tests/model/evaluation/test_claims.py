@@ -6,7 +6,8 @@ import pytest
 from report_made import made_report
 
 from bench.robustness import claim, claim_path, split
-from bench.tables import differences_table, replaced, robustness_table
+from bench.robustness_table import differences_table, robustness_table
+from bench.tables import replaced
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def test_the_table_has_the_figures_of_the_claims(report, tmp_path):
     (tmp_path / "other.json").write_text(json.dumps({"rows": []}))  # a data file of another kind
     table = robustness_table(tmp_path)
     lines = [line for line in table.splitlines() if line.startswith("| fashion, 32")]
-    assert len(lines) == 4  # two models, two tasks
+    assert len(lines) == len(report["models"])  # image queries only: no text attack in this claim
     cases = {
         round(case["eps"] * 255): case
         for case in report["worst_case"]
@@ -59,7 +60,32 @@ def test_the_table_has_the_figures_of_the_claims(report, tmp_path):
         and (row["attack"], round(row["eps"] * 255)) == ("apgd:mainstay", 8)
     ]
     assert cells[9] == f"{min(alone):.3f}"
-    assert cells[10] == "-"  # no text attack in this claim
+    strict = next(
+        case
+        for case in report["worst_case"]
+        if (case["model"], case["task"]) == ("fashion-none/1", "image-to-text")
+        and (case["protocol"], round(case["eps"] * 255)) == ("database", 8)
+    )
+    assert cells[10] == f"{strict['clean_map']:.3f}, {strict['map']:.3f}"
+    assert "typing errors" not in table
+
+
+def test_texts_under_attack_have_a_table_with_shares_of_the_clean_map(report, tmp_path):
+    base = {"model": "fashion-saat/1", "defence": "saat", "seed": 0, "bits": 32, "task": "text-to-image"}
+    base |= {"protocol": "train+database", "clean_map": 0.8, "chance": 0.2, "n": 60}
+    texts = [{**base, "norm": norm, "map": value} for norm, value in (("words", 0.6), ("text", 0.4))]
+    changed = {**claim(report, "x"), "worst_case": [*report["worst_case"], *texts]}
+    (tmp_path / "fashion-32.json").write_text(json.dumps(changed))
+    (line,) = [line for line in robustness_table(tmp_path).splitlines() if "(0.75)" in line]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[1:] == ["fashion-saat/1", "saat, 0", "0.800", "0.600 (0.75)", "-", "0.400 (0.50)", "60"]
+
+
+def test_a_model_without_texts_is_shown_by_images_that_find_images(tmp_path):
+    report = made_report((("images/1", "none", 0.5),), tasks=("image-to-image",))
+    (tmp_path / "pictures-32.json").write_text(json.dumps(claim(report, "x")))
+    (line,) = [line for line in robustness_table(tmp_path).splitlines() if "images/1" in line]
+    assert "| image-to-image |" in line
 
 
 def test_the_differences_are_those_of_the_claim(report, tmp_path):

@@ -67,6 +67,15 @@ def test_edits_change_something_and_are_of_both_kinds(editor):
     assert editor.edit("!? ...", np.random.default_rng(0)) == "!? ..."
 
 
+@pytest.mark.parametrize(("mistyped", "kind"), [(0.0, "word"), (1.0, "typo")])
+def test_the_chance_of_a_typing_error_decides(mistyped, kind):
+    editor = Editor.of(TEXTS, LABELS, mistyped)
+    for seed in range(20):
+        for old, new in changed_words(TEXTS[0], editor.edit(TEXTS[0], np.random.default_rng(seed))):
+            assert (new in typos(old)) == (kind == "typo"), (old, new)
+            assert kind == "typo" or new in editor.others
+
+
 def test_without_other_words_there_are_typing_errors_only():
     editor = Editor.of(["red ball"], ["red", "ball"])
     assert editor.others == ()
@@ -160,7 +169,9 @@ def test_the_feed_edits_the_text_it_sampled_and_repeats_itself(folder, recipe):
         assert len(words(text)) > 0
 
 
-@pytest.mark.parametrize("bad", [{"text_edits": 1.5}, {"text_tries": 0}, {"text_edits": "x"}])
+@pytest.mark.parametrize(
+    "bad", [{"text_edits": 1.5}, {"text_tries": 0}, {"text_edits": "x"}, {"text_typos": -1}]
+)
 def test_settings_that_cannot_be(bad):
     with pytest.raises(RecipeError, match="text_"):
         from_table({"augment": bad})
