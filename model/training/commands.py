@@ -25,6 +25,13 @@ def train(
     backbone: Annotated[
         str | None, typer.Option(help="Hub name or folder of the recipe's pretrained image backbone.")
     ] = None,
+    wordnet: Annotated[
+        Path | None,
+        typer.Option(
+            help="WordNet's files (Debian: wordnet-base): labels' words in edited texts become synonyms.",
+            metavar="DIR",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     seed: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
     epochs: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
@@ -61,6 +68,7 @@ def train(
             "what": recipe,
             "changes": changes or [],
             "backbone": backbone,
+            "wordnet": wordnet,
             "seed": seed,
             "epochs": epochs,
         },

@@ -75,6 +75,8 @@ class AugmentSettings:
     """Such edits of one text that are tried; the one is kept whose code is farthest from the text's."""
     text_typos: float = option(0.5, low=0.0, high=1.0)
     """Chance that a changed word is mistyped; else it becomes another word of the corpus."""
+    wordnet: str = ""
+    """WordNet's folder; with one a changed word of a label is mistyped or becomes a synonym, nothing else."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,12 @@ class Recipe:
         if epochs is not None:
             table["schedule"]["epochs"] = epochs
         return from_table(table)
+
+    def with_wordnet(self, folder: str) -> "Recipe":
+        """The recipe with the synonyms of labels' words taken from ``folder``, for edited texts."""
+        if not self.augment.text_edits:
+            raise RecipeError("a WordNet was given, but the recipe edits no texts: augment.text_edits is 0")
+        return replace(self, augment=replace(self.augment, wordnet=folder))
 
     def with_source(self, source: str) -> "Recipe":
         """The recipe with the pretrained image backbone taken from ``source`` (hub name or folder)."""

@@ -1,9 +1,10 @@
 """Training texts with words changed the way a hostile user would: what text attacks do, as augmentation.
 
 An edit changes as many words as an attack may (`word_budget`), each by one typing error or by another word
-of the corpus; a label's word never comes in by that. Several edits of a text can be tried: `hardest` keeps
-the one whose code is farthest from the code of the text as it was, which is adversarial augmentation with
-the budget of the attacks.
+of the corpus; a label's word never comes in by that. With a thesaurus a label's word becomes a synonym or
+is mistyped, as under the word attack, which keeps the text's meaning. Several edits of a text can be tried:
+`hardest` keeps the one whose code is farthest from the code of the text as it was, which is adversarial
+augmentation with the budget of the attacks.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 
 from model.attacks.text_limits import label_words, replace_word, typos, word_budget, words
 from model.attacks.victims import frozen
+from model.attacks.wordnet import Thesaurus, base_forms
 from model.data.text import TextCodec
 from model.defences.base import Batch
 from model.hashers.base import CrossModalHasher
@@ -31,18 +34,28 @@ class Editor:
     """others: words that may stand for any other, without the labels' own; may be empty (then typos only).
 
     mistyped: chance that a word to be changed gets a typing error; else it becomes another word.
+    labels: words of labels, their base forms and synonyms. thesaurus: where labels' words have their
+    synonyms from; without one they become other words like any word.
     """
 
     others: tuple[str, ...]
     mistyped: float = 0.5
+    labels: frozenset[str] = frozenset()
+    thesaurus: Thesaurus | None = None
 
     @staticmethod
-    def of(texts: Iterable[str], label_names: Iterable[str], mistyped: float = 0.5) -> Editor:
+    def of(
+        texts: Iterable[str],
+        label_names: Iterable[str],
+        mistyped: float = 0.5,
+        thesaurus: Thesaurus | None = None,
+    ) -> Editor:
         """The editor of a corpus."""
-        labels = label_words(label_names)
+        labels = label_words(label_names, thesaurus)
         counts = Counter(word.lower() for text in texts for word in words(text))
-        kept = (word for word, _ in counts.most_common(VOCABULARY + len(labels)) if word not in labels)
-        return Editor(tuple(kept)[:VOCABULARY], mistyped)
+        known = (word for word, _ in counts.most_common())
+        kept = islice((word for word in known if labels.isdisjoint(base_forms(word, thesaurus))), VOCABULARY)
+        return Editor(tuple(kept), mistyped, labels, thesaurus)
 
     def edit(self, text: str, generator: np.random.Generator) -> str:
         """`text` with `word_budget(text)` of its words changed; as it was when it has no words."""
@@ -53,9 +66,17 @@ class Editor:
 
     def _other(self, word: str, generator: np.random.Generator) -> str:
         """What a word becomes; itself when nothing else is to be had."""
-        mistyped = not self.others or generator.random() < self.mistyped
-        choices: Sequence[str] = sorted(typos(word)) if mistyped else self.others
+        others = self._meant(word)
+        mistyped = not others or generator.random() < self.mistyped
+        choices: Sequence[str] = sorted(typos(word)) if mistyped else others
         return choices[int(generator.integers(len(choices)))] if choices else word
+
+    def _meant(self, word: str) -> Sequence[str]:
+        """What may stand for a word: any other, or for a label's word its synonyms."""
+        lower = word.lower()
+        if self.thesaurus is None or self.labels.isdisjoint(base_forms(lower, self.thesaurus)):
+            return self.others
+        return sorted(self.thesaurus.synonyms(lower) - {lower})
 
 
 @dataclass(frozen=True, eq=False)

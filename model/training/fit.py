@@ -13,6 +13,7 @@ import torch
 from model.artefact import save_artefact
 from model.artefact_checks import NAME
 from model.artefact_parts import ArtefactParts
+from model.attacks.wordnet import read_thesaurus
 from model.data.manifest import Manifest, read_manifest
 from model.data.text import TextCodec
 from model.defences.base import Defence, DefenceContext
@@ -205,13 +206,13 @@ def _sides(
 ) -> Sides:
     """Decoded images and token ids, as far as the model has towers for them."""
     data = recipe.data
-    images = None
+    images, edits = None, _edits(recipe, corpus, codec)
     if preprocessing is not None:
         if not any(corpus.images):
             raise DataError("the recipe has an image tower, but no train item has an image")
         images = open_images(corpus.images, preprocessing, data.memory_mb, data.workers, tick)
     tokens = TokenTable(codec, corpus.texts, data.texts, recipe.seed) if codec is not None else None
-    return Sides(images, tokens, _edits(recipe, corpus, codec))
+    return Sides(images, tokens, edits)
 
 
 def _edits(recipe: Recipe, corpus: Corpus, codec: TextCodec | None) -> EditedTexts | None:
@@ -219,7 +220,8 @@ def _edits(recipe: Recipe, corpus: Corpus, codec: TextCodec | None) -> EditedTex
     settings = recipe.augment
     if codec is None or not settings.text_edits:
         return None
-    editor = Editor.of(corpus.training_texts(), corpus.label_names, settings.text_typos)
+    thesaurus = read_thesaurus(Path(settings.wordnet)) if settings.wordnet else None
+    editor = Editor.of(corpus.training_texts(), corpus.label_names, settings.text_typos, thesaurus)
     return EditedTexts(codec, editor, settings.text_edits, settings.text_tries)
 
 
@@ -286,6 +288,8 @@ def _shareable(recipe: Recipe) -> dict[str, Any]:
     for table in plain["architecture"].values():
         if isinstance(table, dict) and "source" in table and Path(str(table["source"])).is_dir():
             table["source"] = Path(str(table["source"])).name
+    if plain["augment"]["wordnet"]:
+        plain["augment"]["wordnet"] = "WordNet"
     extras = plain["defence"].get("extras", {})
     if Path(str(extras.get("teacher", ""))).parts[1:]:  # an artefact's folder: its name and version are told
         extras["teacher"] = "/".join(Path(extras["teacher"]).parts[-2:]).lstrip("/")

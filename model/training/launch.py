@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -20,8 +21,8 @@ def launch(order: Mapping[str, Any], *, recipe: Mapping[str, Any], device: str, 
 
     Args:
         order: the fields of `Order` but the recipe; ``name`` may be None.
-        recipe: ``what`` (name or file), ``changes`` (see `load_recipe`), ``backbone``, ``seed``, ``epochs``;
-            None keeps the recipe's own.
+        recipe: ``what`` (name or file), ``changes`` (see `load_recipe`), ``backbone``, ``wordnet``, ``seed``,
+            ``epochs``; None keeps the recipe's own.
         device: see `pick_device`.
         as_json: one JSON document on stdout in place of lines.
 
@@ -35,10 +36,17 @@ def launch(order: Mapping[str, Any], *, recipe: Mapping[str, Any], device: str, 
 
 
 def _recipe(
-    what: str, changes: list[str], backbone: str | None, seed: int | None, epochs: int | None
+    what: str,
+    changes: list[str],
+    backbone: str | None,
+    wordnet: Path | None,
+    seed: int | None,
+    epochs: int | None,
 ) -> Recipe:
     """The recipe with the command line's changes."""
     recipe = load_recipe(what, changes).with_changes(seed=seed, epochs=epochs)
+    if wordnet is not None:
+        recipe = recipe.with_wordnet(str(wordnet))
     return recipe if backbone is None else recipe.with_source(backbone)
 
 

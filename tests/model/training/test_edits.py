@@ -7,8 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_wordnet import write_wordnet
 
 from model.attacks.text_limits import changed_words, label_words, typos, word_budget, words
+from model.attacks.wordnet import read_thesaurus
 from model.data.manifest import read_manifest
 from model.data.text import TokenizerOptions, train_codec
 from model.defences.base import Batch
@@ -74,6 +76,29 @@ def test_the_chance_of_a_typing_error_decides(mistyped, kind):
         for old, new in changed_words(TEXTS[0], editor.edit(TEXTS[0], np.random.default_rng(seed))):
             assert (new in typos(old)) == (kind == "typo"), (old, new)
             assert kind == "typo" or new in editor.others
+
+
+def test_with_a_thesaurus_a_labels_word_becomes_a_synonym_or_is_mistyped(tmp_path):
+    thesaurus = read_thesaurus(write_wordnet(tmp_path / "wordnet"))
+    text = "a blue box before two balls, bluish and quick"
+    editor = Editor.of([text], ["colour:blue", "shape:ball"], 0.5, thesaurus)
+    assert {"blue", "bluish", "ball", "balls"}.isdisjoint(editor.others)
+    came: dict[str, set[str]] = {}
+    for seed in range(300):
+        for old, new in changed_words(text, editor.edit(text, np.random.default_rng(seed))):
+            came.setdefault(old, set()).add(new if new not in typos(old) else "typo")
+    assert came["blue"] == {"bluish", "typo"}
+    assert came["balls"] == {"typo"}, "no synonym is known: another word would change what the text says"
+    assert came["bluish"] == {"blue", "typo"} or came["bluish"] == {"typo"}
+    assert len(came["quick"]) > 2
+
+
+def test_without_a_thesaurus_a_labels_word_becomes_any_other(editor):
+    became = set()
+    for seed in range(200):
+        pairs = changed_words(TEXTS[0], editor.edit(TEXTS[0], np.random.default_rng(seed)))
+        became |= {new for old, new in pairs if old == "red"}
+    assert became & set(editor.others)
 
 
 def test_without_other_words_there_are_typing_errors_only():
@@ -175,3 +200,10 @@ def test_the_feed_edits_the_text_it_sampled_and_repeats_itself(folder, recipe):
 def test_settings_that_cannot_be(bad):
     with pytest.raises(RecipeError, match="text_"):
         from_table({"augment": bad})
+
+
+def test_a_wordnet_serves_edited_texts_only():
+    edited = from_table({"augment": {"text_edits": 0.5}})
+    assert edited.with_wordnet("folder").augment.wordnet == "folder"
+    with pytest.raises(RecipeError, match="text_edits is 0"):
+        from_table({}).with_wordnet("folder")

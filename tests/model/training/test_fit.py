@@ -283,6 +283,8 @@ def test_machine_paths_stay_out_of_the_manifest(tmp_path):
     recipe = from_table({"architecture": {"image": image, "text": {"kind": "conv"}}})
     assert json.dumps(fitting._shareable(recipe)).count(str(tmp_path)) == 0
     assert fitting._shareable(recipe)["architecture"]["image"]["source"] == "weights"
+    edited = from_table({"augment": {"text_edits": 0.5}}).with_wordnet(str(tmp_path))
+    assert fitting._shareable(edited)["augment"]["wordnet"] == "WordNet"
 
 
 def test_names_are_made_from_the_data(tmp_path):

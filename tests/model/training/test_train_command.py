@@ -105,6 +105,8 @@ def test_json_is_the_only_thing_on_stdout(call, recipe_file):
         (["--device", "abacus"], "abacus"),
         (["--data", "absent-folder"], "absent-folder"),
         (["--backbone", "somewhere"], "no `source`"),
+        (["--wordnet", "somewhere"], "text_edits is 0"),
+        (["--wordnet", "somewhere", "--set", "augment.text_edits=0.5"], "wanted WordNet's"),
         (["--resume"], "without --resume"),
     ],
 )
