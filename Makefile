@@ -81,7 +81,8 @@ sample-model: setup ## Train the next version of the sample model that the packa
 	cp -r service/assets/models/sample runs/sample/models/sample
 	folder=$$($(BIN)/hashguard train --data runs/sample/data --name sample --bits 64 --seed 0 --out runs/sample/models \
 	    --defence drfgd --recipe drfgd --epochs 16 --set defence.inner.eps_image=0.047058823529411764 \
-	    --set schedule.small_side=0 --set augment.text_edits=0.5 | tail -n 1) \
+	    --set schedule.small_side=0 --set augment.text_edits=0.5 --set augment.text_tries=4 \
+	    --set augment.text_typos=0.5 | tail -n 1) \
 	    && test -f "$$folder/manifest.json" \
 	    && rm -rf service/assets/models/sample && mkdir -p service/assets/models/sample \
 	    && cp -r "$$folder" service/assets/models/sample/

@@ -10,6 +10,7 @@ start, one step of 1.25 eps. It can collapse into "catastrophic overfitting", wh
 trained against does nothing and several small ones do everything. So every `check_every` steps both are tried
 on a few items; when the several steps are ahead by more than `check_gap`, the rest of the run takes one step
 more (2, then 3, ... up to 10, each of 2.5 eps / steps). The gap and the steps are figures of every epoch.
+`check_pgd` has a short `pgd` looked at in the same way, so that it grows to what the model asks for.
 """
 
 from dataclasses import dataclass
@@ -70,7 +71,9 @@ class InnerSettings:
     ramp: float = option(0.0, low=0.0, high=1.0)
     """Share of the run, from ``begin`` on, over which both budgets rise from 0 to their full size."""
     check_every: int = option(100, low=0, high=1_000_000)
-    """Steps between two looks for catastrophic overfitting; 0 for none. Only ``single-step`` is looked at."""
+    """Steps between two looks for catastrophic overfitting; 0 for none."""
+    check_pgd: bool = False
+    """Whether ``pgd`` is looked at too, and takes one step more when ten find clearly more than its own."""
     check_rows: int = option(16, low=2, high=4096)
     """Items of such a look."""
     check_gap: float = option(0.15, low=0.0, high=2.0)
@@ -177,9 +180,8 @@ class InnerAttack(nn.Module):
 
     def steps(self) -> int:
         """Gradients per attack now."""
-        if self.settings.method == "pgd":
-            return self.settings.steps
-        return min(1 + int(self.answered), CHECKED_STEPS)
+        first = self.settings.steps if self.settings.method == "pgd" else 1
+        return max(first, min(first + int(self.answered), CHECKED_STEPS))
 
     def _attack(self, side: Side, target: Target, steps: int, state: StepState) -> Tensor:
         """The side's inputs after ``steps`` steps."""
@@ -213,9 +215,9 @@ class InnerAttack(nn.Module):
         return Target.single(own)
 
     def _look(self, sides: list[Side], state: StepState) -> None:
-        """Every so often: does the one step still find what many find? If not, take one more from now on."""
+        """Every so often: do the steps still find what many find? If not, take one more from now on."""
         s = self.settings
-        if s.method == "pgd" or not s.check_every or state.step % s.check_every:
+        if (s.method == "pgd" and not s.check_pgd) or not s.check_every or state.step % s.check_every:
             return
         gaps = {side.name: self._gap(side, state) for side in sides}
         for name, gap in gaps.items():

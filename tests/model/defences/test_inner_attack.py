@@ -198,6 +198,22 @@ def test_catastrophic_overfitting_is_noticed_and_answered_with_more_steps():
     assert attack.steps() == CHECKED_STEPS
 
 
+def test_a_short_pgd_is_looked_at_when_that_is_wanted():
+    _, rippled = smooth_and_rippled()
+    batch, anchors = make_batch(16), torch.ones(16, BITS)
+    batch.images.fill_(0.5 + EPS_IMAGE / 20)
+    attack = make_attack(method="pgd", steps=1, random_start=False, check_every=10, check_pgd=True)
+    state = make_state(20, 100)
+    attack(rippled, batch, anchors, state)
+    assert state.figures["inner_gap_image"] > 0.15
+    assert state.figures["inner_steps"] == attack.steps() == 2
+    attack.answered += 2 * CHECKED_STEPS
+    assert attack.steps() == CHECKED_STEPS
+    long = make_attack(method="pgd", steps=CHECKED_STEPS + 5, check_pgd=True)
+    long.answered += 3
+    assert long.steps() == CHECKED_STEPS + 5, "never fewer than the recipe says"
+
+
 def test_looking_can_be_switched_off_and_is_not_for_pgd():
     _, rippled = smooth_and_rippled()
     batch, anchors = make_batch(16), torch.ones(16, BITS)
