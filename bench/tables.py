@@ -18,7 +18,6 @@ from bench.robustness_table import differences_table, robustness_table
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKS = "<!-- {name}:begin -->", "<!-- {name}:end -->"
-MAIN = "train+database"
 TASKS = ("image-to-text", "text-to-image", "image-to-image", "text-to-text")
 
 

@@ -78,6 +78,10 @@ class AugmentSettings:
     wordnet: str = ""
     """WordNet's folder; with one a changed word of a label is mistyped or becomes a synonym, nothing else."""
 
+    def __post_init__(self) -> None:
+        if self.wordnet and not self.text_edits:
+            raise RecipeError("augment.wordnet: a WordNet serves edited texts, but text_edits is 0")
+
 
 @dataclass(frozen=True)
 class OptimiserSettings:
@@ -161,8 +165,6 @@ class Recipe:
 
     def with_wordnet(self, folder: str) -> "Recipe":
         """The recipe with the synonyms of labels' words taken from ``folder``, for edited texts."""
-        if not self.augment.text_edits:
-            raise RecipeError("a WordNet was given, but the recipe edits no texts: augment.text_edits is 0")
         return replace(self, augment=replace(self.augment, wordnet=folder))
 
     def with_source(self, source: str) -> "Recipe":

@@ -207,3 +207,5 @@ def test_a_wordnet_serves_edited_texts_only():
     assert edited.with_wordnet("folder").augment.wordnet == "folder"
     with pytest.raises(RecipeError, match="text_edits is 0"):
         from_table({}).with_wordnet("folder")
+    with pytest.raises(RecipeError, match="text_edits is 0"):
+        from_table({"augment": {"wordnet": "folder"}})

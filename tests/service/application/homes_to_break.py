@@ -6,7 +6,8 @@ import sqlite3
 from contextlib import closing
 from datetime import timedelta
 
-from fake_models import FakeEncoder, picture
+from fake_homes import settings_for
+from fake_models import FakeEncoder, FakeShelf, picture
 
 from service.application.findings import mended
 from service.application.types import ItemDraft, JobPhase
@@ -15,7 +16,7 @@ from service.inspection_wiring import (
     build_catalog_inspection,
     build_generation_inspection,
 )
-from service.wiring import rebuild
+from service.wiring import build_application, open_parts, rebuild
 
 COLOURS = ["red", "green", "blue", "grey"]
 
@@ -28,6 +29,19 @@ def stock(app, parts):
     app.close()
     for _ in range(2):
         assert rebuild(parts, "fake/1").phase is JobPhase.DONE
+
+
+def stocked_home(folder):
+    """A faiss home in `folder` with that corpus and those generations; its path."""
+    settings = settings_for(folder, index_backend="faiss")
+    shelf = FakeShelf(settings.models_folder)
+    shelf.publish("1")
+    app = build_application(settings, shelf)
+    app.start()
+    parts = open_parts(settings, shelf)
+    stock(app, parts)
+    parts.close()
+    return settings.home
 
 
 def inspect(parts, grace_h=0.0):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from fake_homes import settings_for
 from fake_models import FakeEncoder, FakeShelf, picture, put_text
-from homes_to_break import COLOURS, blob_of, faults, flip, folder_of, inspect, live, repair, sql, stock
+from homes_to_break import COLOURS, blob_of, faults, flip, folder_of, inspect, live, repair, sql, stocked_home
 
 from service.application.bulk_ports import ReadyCodes
 from service.application.errors import Conflict, Unavailable
@@ -30,15 +30,7 @@ from service.worker_processes import open_log
 @pytest.fixture(scope="module")
 def stocked(tmp_path_factory):
     """A home with a corpus and generations, made once."""
-    settings = settings_for(tmp_path_factory.mktemp("stocked"), index_backend="faiss")
-    shelf = FakeShelf(settings.models_folder)
-    shelf.publish("1")
-    app = build_application(settings, shelf)
-    app.start()
-    parts = open_parts(settings, shelf)
-    stock(app, parts)
-    parts.close()
-    return settings.home
+    return stocked_home(tmp_path_factory.mktemp("stocked"))
 
 
 @pytest.fixture

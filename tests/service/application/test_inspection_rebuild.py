@@ -11,8 +11,8 @@ from datetime import timedelta
 import numpy as np
 import pytest
 from fake_homes import settings_for
-from fake_models import FakeEncoder, FakeShelf
-from homes_to_break import COLOURS, blob_of, faults, flip, folder_of, live, sql, stock
+from fake_models import FakeEncoder
+from homes_to_break import COLOURS, blob_of, faults, flip, folder_of, live, sql, stocked_home
 
 from index import store as index_store
 from index.errors import UnknownOption, Unsupported
@@ -26,7 +26,7 @@ from service.bulk_wiring import build_bulk_import
 from service.catalog.audit import SqlAudit
 from service.commands.index import _chosen
 from service.inspection_wiring import build_generation_inspection, rebuild_in_place
-from service.wiring import build_application, build_builder, open_parts, rebuild
+from service.wiring import build_builder, open_parts, rebuild
 
 ALTERED = "UPDATE codes SET code = x'ff01020304050607' WHERE item_id = '{}' AND side = '{}'"
 
@@ -34,15 +34,7 @@ ALTERED = "UPDATE codes SET code = x'ff01020304050607' WHERE item_id = '{}' AND 
 @pytest.fixture(scope="module")
 def stocked(tmp_path_factory):
     """A home with a corpus and generations, made once."""
-    settings = settings_for(tmp_path_factory.mktemp("stocked"), index_backend="faiss")
-    shelf = FakeShelf(settings.models_folder)
-    shelf.publish("1")
-    app = build_application(settings, shelf)
-    app.start()
-    parts = open_parts(settings, shelf)
-    stock(app, parts)
-    parts.close()
-    return settings.home
+    return stocked_home(tmp_path_factory.mktemp("stocked"))
 
 
 @pytest.fixture

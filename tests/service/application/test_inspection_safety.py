@@ -12,7 +12,7 @@ from datetime import timedelta
 import pytest
 from fake_homes import settings_for
 from fake_models import FakeShelf, picture
-from homes_to_break import COLOURS, blob_of, faults, flip, live, sql, stock
+from homes_to_break import COLOURS, blob_of, faults, flip, live, sql, stocked_home
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
@@ -36,17 +36,10 @@ DAYS = 3 * 86_400
 @pytest.fixture(scope="module")
 def stocked(tmp_path_factory):
     """A home with a corpus and generations, all of it three days old; made once."""
-    settings = settings_for(tmp_path_factory.mktemp("stocked"), index_backend="faiss")
-    shelf = FakeShelf(settings.models_folder)
-    shelf.publish("1")
-    app = build_application(settings, shelf)
-    app.start()
-    parts = open_parts(settings, shelf)
-    stock(app, parts)
-    parts.close()
-    for path in settings.home.rglob("*"):
+    home = stocked_home(tmp_path_factory.mktemp("stocked"))
+    for path in home.rglob("*"):
         os.utime(path, (path.stat().st_mtime - DAYS,) * 2)
-    return settings.home
+    return home
 
 
 @pytest.fixture
