@@ -103,8 +103,10 @@ bench-robustness: setup ## Claim: DATA=DIR MODELS=A,B [PROFILE=standard] [PART=s
 bench-attack-score: setup ## What the attack score sees of which attack: DATA=DIR MODEL=DIR [QUERIES=200]
 	$(BIN)/python -m bench.attack_score --data $(DATA) --model $(MODEL) --queries $(QUERIES)
 
-bench-ablation: setup ## What each part of a defence earns: DATA=DIR [DEFENCE=drfgd] [EPOCHS=8] [ONLY=A,B]; hours
-	$(BIN)/python -m bench.ablation --data $(DATA) --defence $(DEFENCE) --epochs $(EPOCHS) $(if $(ONLY),--only "$(ONLY)")
+bench-ablation: setup ## What each part of a defence earns: DATA=DIR [DEFENCE=drfgd] [EPOCHS=8] [SIZE=48] [ONLY=A,B] [WORDNET=]; hours
+	$(BIN)/python -m bench.ablation --data $(DATA) --defence $(DEFENCE) --epochs $(EPOCHS) \
+	    $(if $(SIZE),--set architecture.image.size=$(SIZE)) $(if $(WORDNET),--wordnet $(WORDNET)) \
+	    $(if $(ONLY),--only "$(ONLY)")
 
 tables: setup ## Write the tables of README and docs/method.md from the data files below docs/
 	$(BIN)/python -m bench.tables

@@ -85,8 +85,10 @@ def train(arguments: argparse.Namespace, name: str, changes: Changes) -> Path:
     command += ["--defence", arguments.defence, "--recipe", arguments.recipe or arguments.defence]
     command += ["--name", name, "--out", str(arguments.work / "models"), "--bits", str(arguments.bits)]
     command += ["--epochs", str(arguments.epochs), "--seed", str(arguments.seed)]
-    for change in changes:
+    for change in (*arguments.set, *changes):
         command += ["--set", change]
+    if arguments.wordnet and SHARED["text_edits"][0] not in changes:  # which would leave it without a use
+        command += ["--wordnet", str(arguments.wordnet)]
     begun = arguments.work / "models" / ".runs" / name / "checkpoints"
     if begun.is_dir() and any(begun.iterdir()):
         command.append("--resume")
@@ -171,9 +173,12 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, which share the cores")
     parser.add_argument("--only", default="", help="parts by name, separated by commas; all when left out")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of every variant's recipe"
+    )
     parser.add_argument("--attacks", default=ATTACKS)
     parser.add_argument("--queries", type=int, default=200)
-    parser.add_argument("--wordnet", type=Path)
+    parser.add_argument("--wordnet", type=Path, help="for edited texts and for the attack on words")
     parser.add_argument("--out", type=Path, default=Path("docs/robustness"))
     parser.add_argument("--work", type=Path, default=None)
     arguments = parser.parse_args()
@@ -208,7 +213,7 @@ def main() -> int:
         "command": shlex.join(["python", "-m", "bench.ablation", *sys.argv[1:]]),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "data": report["data"],
-        **{key: getattr(arguments, key) for key in ("epochs", "seed", "bits", "queries", "attacks")},
+        **{key: getattr(arguments, key) for key in ("epochs", "seed", "bits", "set", "queries", "attacks")},
         "rows": rows(report, labels, parts),
     }
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -23,8 +23,9 @@ def _of_file(report: dict[str, Any]) -> str:
     """The sentences and the table of one data file: the whole recipe first, then by what a part earns."""
     whole, *others = report["rows"]
     others.sort(key=_earned)
+    settings = ", ".join((f"{report['bits']} bits", *report["set"]))
     lines = [
-        f"`{report['name']}`: {report['epochs']} epochs, seed {report['seed']}, {report['bits']} bits, "
+        f"`{report['name']}`: {report['epochs']} epochs, seed {report['seed']}, {settings}; "
         f"{report['queries']} queries, {report['attacks']}. Differences are without the part less with it, "
         "in points of mAP, with paired 95 % intervals over the queries; negative says that the part earns.",
         "",

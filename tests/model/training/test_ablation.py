@@ -1,9 +1,12 @@
 """The ablation: every part is there to be removed and is removed once; differences have their sign."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
+from bench import ablation
 from bench.ablation import MAIN, PARTS, WHOLE, chosen, model_name, rows
 from bench.ablation_table import ablation_table
 from model.defences.registry import read_defence
@@ -87,9 +90,33 @@ def test_the_table_puts_what_earns_most_first(tmp_path):
         return {"variant": variant, "clean": clean, "worst": [{**worst, "difference": difference}]}
 
     document = {"name": "ablation-x", "epochs": 8, "seed": 0, "bits": 64, "queries": 9, "attacks": "a"}
+    document["set"] = ["architecture.image.size=48"]
     document["rows"] = [row(WHOLE, None), row("idle", 0.001), row("strong", -0.05)]
     assert ablation_table(tmp_path) == ""
     (tmp_path / "ablation-x.json").write_text(json.dumps(document))
     lines = ablation_table(tmp_path).splitlines()
+    assert "8 epochs, seed 0, 64 bits, architecture.image.size=48; 9 queries, a." in lines[0]
     assert [line.split(" | ")[0] for line in lines[4:]] == ["| (nothing: whole)", "| strong", "| idle"]
     assert "0.650, -5.0 | 0.500, -5.0 (-6.0 to -4.0) | - | - | - |" in lines[5]
+
+
+@pytest.mark.parametrize("part", ["(a) contrast", "text_edits"])
+def test_a_variant_is_trained_with_the_settings_of_all_and_its_own(part, tmp_path, monkeypatch):
+    commands = []
+
+    def run(command, **_):
+        commands.append(command)
+        (tmp_path / "models" / "m" / "1").mkdir(parents=True)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    given = ["--data", "d", "--set", "architecture.image.size=48", "--wordnet", "w", "--work", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["ablation", *given])
+    changes = PARTS["drfgd"][part]
+    for _ in range(2):  # a finished one is not trained again
+        folder = ablation.train(ablation.read_arguments(), "m", changes)
+    (command,) = commands
+    assert folder == tmp_path / "models" / "m" / "1"
+    settings = [command[place + 1] for place, word in enumerate(command) if word == "--set"]
+    assert settings == ["architecture.image.size=48", *changes]
+    assert ("--wordnet" in command) == (part != "text_edits")  # without edits a WordNet has no use
