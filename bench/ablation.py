@@ -12,6 +12,7 @@ training is kept under --work and not repeated; neither is a finished attack.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -180,13 +181,20 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--wordnet", type=Path, help="for edited texts and for the attack on words")
     parser.add_argument("--out", type=Path, default=Path("docs/robustness"))
-    parser.add_argument("--work", type=Path, default=None)
+    parser.add_argument("--work", type=Path, default=Path("runs"), help="where the trainings are kept")
     arguments = parser.parse_args()
     if arguments.jobs < 1:
         parser.error(f"--jobs: wanted at least 1, got {arguments.jobs}")
     arguments.name = f"ablation-{arguments.data.resolve().name}-{arguments.defence}"
-    arguments.work = arguments.work or Path("runs") / arguments.name
+    arguments.work = arguments.work / f"{arguments.name}-{settings_key(arguments)}"
     return arguments
+
+
+def settings_key(arguments: argparse.Namespace) -> str:
+    """Eight hex digits that tell apart what is trained: a model of other settings is never taken for one."""
+    names = ("data", "recipe", "bits", "epochs", "seed", "set", "wordnet")
+    settings = json.dumps([str(getattr(arguments, name)) for name in names])
+    return hashlib.sha256(settings.encode()).hexdigest()[:8]
 
 
 def trained(arguments: argparse.Namespace, parts: dict[str, Changes]) -> dict[str, Path]:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -106,17 +107,30 @@ def test_a_variant_is_trained_with_the_settings_of_all_and_its_own(part, tmp_pat
 
     def run(command, **_):
         commands.append(command)
-        (tmp_path / "models" / "m" / "1").mkdir(parents=True)
+        (Path(command[command.index("--out") + 1]) / "m" / "1").mkdir(parents=True)
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(subprocess, "run", run)
     given = ["--data", "d", "--set", "architecture.image.size=48", "--wordnet", "w", "--work", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["ablation", *given])
     changes = PARTS["drfgd"][part]
+    arguments = ablation.read_arguments()
+    arguments.work.mkdir()
     for _ in range(2):  # a finished one is not trained again
-        folder = ablation.train(ablation.read_arguments(), "m", changes)
+        folder = ablation.train(arguments, "m", changes)
     (command,) = commands
-    assert folder == tmp_path / "models" / "m" / "1"
+    assert folder.is_relative_to(tmp_path)
     settings = [command[place + 1] for place, word in enumerate(command) if word == "--set"]
     assert settings == ["architecture.image.size=48", *changes]
     assert ("--wordnet" in command) == (part != "text_edits")  # without edits a WordNet has no use
+
+
+def test_trainings_of_other_settings_are_kept_apart(monkeypatch):
+    def work(*given):
+        monkeypatch.setattr(sys, "argv", ["ablation", "--data", "d", *given])
+        return ablation.read_arguments().work
+
+    changed = (("--epochs", "9"), ("--set", "a=1"), ("--seed", "1"), ("--wordnet", "w"))
+    places = [work(), *(work(*change) for change in changed)]
+    assert len(set(places)) == len(places)
+    assert work("--queries", "9", "--jobs", "1") == places[0]
