@@ -18,8 +18,9 @@ from model.attacks.mainstay import signs
 from model.attacks.relaxation import Relaxation
 from model.attacks.steps import ConstantStep, StepRule
 from model.attacks.threat import Threat
-from model.attacks.victims import frozen, movable_of
+from model.attacks.victims import frozen, module_of, movable_of
 from model.errors import RecipeError
+from model.hashers.folding import folded_norms
 
 SATURATED = 0.999
 
@@ -119,7 +120,7 @@ def ascend(
     chosen = criterion or CodeCriterion(plan.objective)
     x = x.detach()
     problem = Problem(plan, model_fn, x, target, chosen, movable_of(model_fn), plan.relaxation)
-    with frozen(model_fn):
+    with frozen(model_fn), folded_norms(module_of(model_fn)):
         best, saturated = _clean(problem)
         clean_loss = best.loss.clone()
         tally = Tally(torch.zeros(len(x), device=x.device), forwards=1)
@@ -164,7 +165,7 @@ def push(
     movable = movable_of(model_fn)
     problem = Problem(plan, model_fn, x, target, CodeCriterion(plan.objective), movable, plan.relaxation)
     point = plan.threat.draw(x, generator, movable) if plan.random_start else x
-    with frozen(model_fn, training=training):
+    with frozen(model_fn, training=training), folded_norms(module_of(model_fn)):
         for seen in _path(problem, point):
             point = seen.ahead
     return point

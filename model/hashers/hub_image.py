@@ -19,6 +19,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from model.errors import RecipeError
 from model.hashers.base import ImageTower
+from model.hashers.folding import pad_in_convolutions
 from model.hashers.heads import channel_buffer
 from model.hashers.hub import make_model
 from model.hashers.options import option
@@ -66,6 +67,7 @@ class BackboneTower(ImageTower):
     def __init__(self, options: BackboneOptions, bits: int) -> None:
         super().__init__(bits, output_width(options.config, options.size), options.hidden)
         self.backbone = make_model(options.config)
+        pad_in_convolutions(self.backbone)
         self.register_buffer("mean", channel_buffer(options.mean), persistent=False)
         self.register_buffer("std", channel_buffer(options.std), persistent=False)
         self.dropout = nn.Dropout(options.dropout)
