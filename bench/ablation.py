@@ -25,6 +25,8 @@ from typing import Any
 
 from rich.console import Console
 
+from model.training.config import digest, load_recipe
+
 WHOLE = "whole"
 MAIN = "train+database"
 TASKS = ("image-to-text", "text-to-image")
@@ -191,9 +193,10 @@ def read_arguments() -> argparse.Namespace:
 
 
 def settings_key(arguments: argparse.Namespace) -> str:
-    """Eight hex digits that tell apart what is trained: a model of other settings is never taken for one."""
-    names = ("data", "recipe", "bits", "epochs", "seed", "set", "wordnet")
-    settings = json.dumps([str(getattr(arguments, name)) for name in names])
+    """Eight hex digits of all that is trained with: a model of other settings is never taken."""
+    recipe = load_recipe(arguments.recipe or arguments.defence, arguments.set)
+    given = [str(getattr(arguments, name)) for name in ("data", "bits", "epochs", "seed", "wordnet")]
+    settings = json.dumps([digest(recipe), PARTS[arguments.defence], *given])
     return hashlib.sha256(settings.encode()).hexdigest()[:8]
 
 

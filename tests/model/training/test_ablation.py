@@ -130,7 +130,13 @@ def test_trainings_of_other_settings_are_kept_apart(monkeypatch):
         monkeypatch.setattr(sys, "argv", ["ablation", "--data", "d", *given])
         return ablation.read_arguments().work
 
-    changed = (("--epochs", "9"), ("--set", "a=1"), ("--seed", "1"), ("--wordnet", "w"))
+    changed = (
+        ("--epochs", "9"),
+        ("--set", "loss.inter=1.0"),
+        ("--recipe", "drfgd_paper"),
+        ("--seed", "1"),
+        ("--wordnet", "w"),
+    )
     places = [work(), *(work(*change) for change in changed)]
     assert len(set(places)) == len(places)
     assert work("--queries", "9", "--jobs", "1") == places[0]
